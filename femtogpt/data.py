@@ -1,0 +1,88 @@
+"""Text on disk -> tokens -> seeded batches of windows."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from .errors import FemtoError
+
+
+def read_texts(paths):
+    """The documents of the given files and folders, as a list of bytes.
+
+    A folder stands for every regular text file below it, sorted by path; a file with a
+    NUL byte in its first 8 KiB is taken for binary and passed over there. Raises
+    FemtoError for what is missing, unreadable or holds no text.
+    """
+    texts = []
+    for path in map(Path, paths):
+        try:
+            if path.is_dir():
+                files = sorted(f for f in path.rglob("*") if f.is_file() and not f.is_symlink())
+                found = [t for t in (f.read_bytes() for f in files) if t and b"\0" not in t[:8192]]
+                if not found:
+                    raise FemtoError(f"dataset {path}: the folder holds no text file")
+                texts += found
+            else:
+                text = path.read_bytes()
+                if not text:
+                    raise FemtoError(f"dataset {path} is empty")
+                texts.append(text)
+        except FileNotFoundError:
+            raise FemtoError(
+                f"dataset {path} does not exist: name a text file or folder with --dataset, or make "
+                f"one, e.g. python3 dummy_data/simple_dummy.py > {path}"
+            ) from None
+        except OSError as error:
+            raise FemtoError(f"dataset {path} cannot be read: {error.strerror}") from None
+    return texts
+
+
+def fingerprint(texts):
+    """A hash (hex) that tells whether a run goes on with the text it began with."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(len(text).to_bytes(8, "little"))
+        digest.update(text)
+    return digest.hexdigest()
+
+
+def encode_texts(tokenizer, texts):
+    """All documents' tokens in one array."""
+    return np.concatenate([tokenizer.encode(text) for text in texts])
+
+
+def split(tokens, val_fraction, num_tokens):
+    """(training, validation) parts of tokens: the last val_fraction is held back.
+
+    The validation part is empty where it would be shorter than one window. Raises
+    FemtoError where what is left for training is.
+    """
+    held = int(len(tokens) * val_fraction)
+    if held < num_tokens + 1:
+        held = 0
+    train, validation = tokens[: len(tokens) - held], tokens[len(tokens) - held :]
+    if len(train) < num_tokens + 1:
+        raise FemtoError(
+            f"the dataset has {len(train)} tokens to train on, but a window needs num_tokens + 1 = "
+            f"{num_tokens + 1}: use more text, or init with a smaller --num-tokens"
+        )
+    return train, validation
+
+
+def draw_batch(tokens, num_tokens, batch_size, seed, step):
+    """The batch of a step: windows (B, T + 1) int64, and dropout keys (B,) uint64.
+
+    Windows begin anywhere, with replacement. Everything follows from seed and step
+    alone (Philox, a counter-based generator), so a resumed run needs no more state.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seed, step]))
+    starts = rng.integers(0, len(tokens) - num_tokens, batch_size)
+    keys = rng.integers(0, 2**32, batch_size, dtype=np.uint64)
+    return windows(tokens, starts, num_tokens), keys
+
+
+def windows(tokens, starts, num_tokens):
+    """The windows (len(starts), T + 1), int64, that begin at starts."""
+    return tokens[np.asarray(starts)[:, None] + np.arange(num_tokens + 1)].astype(np.int64)

@@ -1,0 +1,45 @@
+"""Softmax and the cross-entropy of its probabilities, in nats.
+
+    p = e^logits / sum of e^logits     loss = -log p[target]
+
+    dlogits = p - (1 at the target, else 0)
+"""
+
+import numpy as np
+
+from .numeric import exp, kernel, largest
+
+
+@kernel
+def cross_entropy_forward(probabilities, logits, targets):
+    """Overwrites probabilities, which may be logits itself. Returns the losses' sum, float64."""
+    # probabilities, logits: (N, V)   targets: (N,)
+    N, V = logits.shape
+    scalar = logits.dtype.type
+    loss = 0.0
+    for n in range(N):
+        row, p = logits[n], probabilities[n]
+        most = largest(row, V)
+        target = row[targets[n]] - most
+        total = scalar(0)
+        for v in range(V):
+            p[v] = exp(row[v] - most)
+            total += p[v]
+        loss += np.log(total) - target
+        inverse = scalar(1) / total
+        for v in range(V):
+            p[v] *= inverse
+    return loss
+
+
+@kernel
+def cross_entropy_backward(dlogits, probabilities, targets, scale):
+    """Overwrites dlogits, which may be probabilities itself, with scale times the gradient."""
+    # dlogits, probabilities: (N, V)   targets: (N,)
+    N, V = probabilities.shape
+    scalar = probabilities.dtype.type
+    for n in range(N):
+        d, p = dlogits[n], probabilities[n]
+        for v in range(V):
+            d[v] = p[v] * scalar(scale)
+        d[targets[n]] -= scalar(scale)

@@ -1,0 +1,39 @@
+"""GELU, tanh form (Hendrycks, Gimpel 2016): 0.5 x (1 + tanh(z/2)), z = 2 sqrt(2/pi) (x + 0.044715 x^3).
+
+Since (1 + tanh(z/2)) / 2 is the logistic function s(z) = 1 / (1 + e^-z):
+
+    out = x s(z)     slope = s + x s (1 - s) dz/dx     dx = dout slope
+"""
+
+import math
+
+from .numeric import exp, kernel
+
+LINEAR = 2 * math.sqrt(2 / math.pi)
+CUBIC = LINEAR * 0.044715
+
+
+@kernel
+def gelu_forward(out, slope, x):
+    """Overwrites out and slope, which may be x itself: backward needs no more of x."""
+    # out, slope, x: (N, F)
+    scalar = x.dtype.type
+    for n in range(x.shape[0]):
+        row, o, d = x[n], out[n], slope[n]
+        for f in range(row.size):
+            v = row[f]
+            square = v * v
+            s = scalar(1) / (scalar(1) + exp(-v * (scalar(LINEAR) + scalar(CUBIC) * square)))
+            o[f] = v * s
+            dz = scalar(LINEAR) + scalar(3 * CUBIC) * square
+            d[f] = s + v * s * (scalar(1) - s) * dz
+
+
+@kernel
+def gelu_backward(dx, dout, slope):
+    """Overwrites dx, which may be dout itself."""
+    # dx, dout, slope: (N, F)
+    for n in range(slope.shape[0]):
+        d, do, s = dx[n], dout[n], slope[n]
+        for f in range(s.size):
+            d[f] = do[f] * s[f]

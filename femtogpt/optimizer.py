@@ -1,0 +1,253 @@
+"""Muon, AdamW and the schedule, on flat vectors.
+
+AdamW (Loshchilov, Hutter 2019), t counting from 1:
+
+    m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2
+    p <- p - lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p)
+
+Muon (Jordan 2024), for the blocks' matrices, q, k and v each by itself:
+
+    b <- 0.85 b + 0.15 g     u = orthogonalise(0.15 g + 0.85 b)
+    W <- W - lr sqrt(max(1, out/in)) u
+
+Before either, all gradients together are scaled to a norm of at most 1.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .errors import FemtoError
+from .layers.matmul import matmul, matmul_add
+from .layers.numeric import kernel
+from .tensors import MUON_FIELDS, Tensors, count_adamw_parameters, count_parameters, ranges, views
+
+BLOCK = 8192  # floats; fixed, so that sums and roundings don't depend on the number of threads
+MAX_NORM = 1.0
+MUON_MOMENTUM = 0.85
+MUON_RATE = 0.02  # at AdamW's rate of 3e-3; they keep this proportion
+MUON_PER_ADAMW = MUON_RATE / 3e-3
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+OPTIMIZERS = ("muon", "adamw")
+
+
+class AdamW(NamedTuple):
+    beta1: float
+    beta2: float
+    eps: float
+    decay: float
+    decayed: tuple  # the fields that decay
+
+
+class Schedule(NamedTuple):
+    """learning_rate is AdamW's peak. decay_steps None: the last fifth of the run."""
+
+    learning_rate: float
+    min_lr: float
+    warmup_steps: int
+    decay_steps: int | None
+
+
+ADAMW = {
+    "standard": AdamW(0.9, 0.99, 1e-8, 0.01, ("head_weight",)),
+    "femto": AdamW(0.9, 0.999, 1e-8, 0.01, Tensors._fields),
+}
+SCHEDULE = {
+    "standard": Schedule(3e-3, 0.0, 20, None),
+    "femto": Schedule(1e-3, 1e-5, 100, 50000),
+}
+OPTIMIZER = {"standard": "muon", "femto": "adamw"}
+
+
+def learning_rate(schedule, recipe, step, first_step, last_step):
+    """AdamW's rate for the step from `step` to step + 1 of a run first_step -> last_step.
+
+    standard: up over warmup_steps from the run's beginning, flat, down to min_lr over
+    its last decay_steps. femto: up over warmup_steps from step 0, then down in a line
+    to min_lr over decay_steps, whatever the run's length.
+    """
+    peak, low = schedule.learning_rate, schedule.min_lr
+    if recipe == "femto":
+        if step < schedule.warmup_steps:
+            return peak * (step + 1) / schedule.warmup_steps
+        decayed = (step - schedule.warmup_steps) / max(schedule.decay_steps, 1)
+        return max(low, peak - (peak - low) * decayed)
+    length = last_step - first_step
+    decay_steps = schedule.decay_steps
+    if decay_steps is None:
+        decay_steps = max(1, length // 5)
+    up = (step - first_step + 1) / max(schedule.warmup_steps, 1)
+    down = (last_step - step) / max(decay_steps, 1)
+    return low + (peak - low) * min(1.0, up, down)
+
+
+@dataclass
+class OptimizerState:
+    """m: a moment for every parameter, flat. v: AdamW's second moments, of the flat
+    vector's AdamW part (all of it with kind "adamw"). t: updates done."""
+
+    kind: str
+    m: np.ndarray
+    v: np.ndarray
+    t: int = 0
+
+
+def fresh_state(config, kind):
+    """Zero moments. kind: "muon" or "adamw"; raises FemtoError for another."""
+    if kind not in OPTIMIZERS:
+        raise FemtoError(f"--optimizer {kind!r} is not one of {', '.join(OPTIMIZERS)}")
+    size = count_parameters(config)
+    second = count_adamw_parameters(config) if kind == "muon" else size
+    return OptimizerState(kind, np.zeros(size, np.float32), np.zeros(second, np.float32))
+
+
+def update(engine_map, config, parameters, gradient, squares, state, rate):
+    """One update of the flat parameters in place.
+
+    engine_map: runs a function over items on all threads. gradient: flat, the batch's
+    mean; squares: the sums of its squares by BLOCK. rate: AdamW's. Returns the
+    gradient's norm before clipping.
+    """
+    norm = float(np.sqrt(np.sum(squares)))
+    clip = MAX_NORM / norm if norm > MAX_NORM else 1.0
+    state.t += 1
+    work = []
+    if state.kind == "muon":
+        work += _muon_work(config, parameters, gradient, state, MUON_PER_ADAMW * rate, clip)
+    work += _adamw_work(config, parameters, gradient, state, rate, clip)
+    engine_map(lambda job: job[0](*job[1:]), work)
+    return norm
+
+
+def _adamw_work(config, parameters, gradient, state, rate, clip):
+    """Calls of adamw_update that cover the AdamW part, a few dozen blocks each."""
+    adamw = ADAMW[config.recipe]
+    first = 1 - adamw.beta1**state.t
+    second = 1 - adamw.beta2**state.t
+    for field, (start, stop) in zip(Tensors._fields, ranges(config), strict=True):
+        if start >= state.v.size:
+            break
+        decay = adamw.decay if field in adamw.decayed else 0.0
+        for i in range(start, stop, 16 * BLOCK):
+            part = slice(i, min(i + 16 * BLOCK, stop))
+            yield (adamw_update, parameters[part], state.m[part], state.v[part], gradient[part],
+                   rate, adamw.beta1, adamw.beta2, adamw.eps, decay, first, second, clip)
+
+
+def _muon_work(config, parameters, gradient, state, rate, clip):
+    """Calls of muon_update, one a matrix, the largest first."""
+    p, g, m = (views(flat, config) for flat in (parameters, gradient, state.m))
+    C = config.embedding_degree
+    work = []
+    for field in MUON_FIELDS:
+        columns = getattr(p, field).shape[2]
+        width = C if field == "query_key_value_weight" else columns
+        for l in range(config.num_layers):
+            for j in range(0, columns, width):
+                part = (l, slice(None), slice(j, j + width))
+                w = getattr(p, field)[part]
+                scale = max(1.0, w.shape[1] / w.shape[0]) ** 0.5
+                work.append((muon_update, w, getattr(m, field)[part], getattr(g, field)[part],
+                             rate * scale, clip))
+    return sorted(work, key=lambda job: -job[1].size)
+
+
+@kernel
+def sum_shards(shards, squares, first_block, last_block):
+    """Adds all shards into shards[0] in a fixed tree, ((0+1)+(2+3))+..., block by block.
+
+    shards: (S, P). squares[block]: the sum of squares of what came out.
+    """
+    S, P = shards.shape
+    for block in range(first_block, last_block):
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, P)
+        stride = 1
+        while stride < S:
+            for s in range(0, S - stride, 2 * stride):
+                to, source = shards[s, start:stop], shards[s + stride, start:stop]
+                for i in range(to.size):
+                    to[i] += source[i]
+            stride *= 2
+        total = shards[0, start:stop]
+        square = np.float32(0)
+        for i in range(total.size):
+            square += total[i] * total[i]
+        squares[block] = square
+
+
+@kernel
+def adamw_update(p, m, v, g, rate, beta1, beta2, eps, decay, first, second, clip):
+    """AdamW on vectors of one length. first, second: 1 - beta^t. g is scaled by clip."""
+    scalar = p.dtype.type
+    b1, b2, e = scalar(beta1), scalar(beta2), scalar(eps)
+    lr, shrink, c = scalar(rate / first), scalar(1 - rate * decay), scalar(clip)
+    root = scalar(1 / np.sqrt(second))
+    for start in range(0, p.size, BLOCK):
+        part = slice(start, min(start + BLOCK, p.size))
+        pb, mb, vb, gb = p[part], m[part], v[part], g[part]
+        for i in range(pb.size):
+            gi = gb[i] * c
+            mi = b1 * mb[i] + (scalar(1) - b1) * gi
+            vi = b2 * vb[i] + (scalar(1) - b2) * gi * gi
+            mb[i], vb[i] = mi, vi
+            pb[i] = pb[i] * shrink - lr * mi / (np.sqrt(vi) * root + e)
+
+
+@kernel
+def muon_update(w, m, g, rate, clip):
+    """Muon on one matrix. w, m, g: (I, O), any strides. g is scaled by clip."""
+    scalar = w.dtype.type
+    momentum, c = scalar(MUON_MOMENTUM), scalar(clip)
+    u = np.empty(w.shape, w.dtype)
+    for i in range(w.shape[0]):
+        for j in range(w.shape[1]):
+            gij = (scalar(1) - momentum) * c * g[i, j]
+            m[i, j] = momentum * m[i, j] + gij
+            u[i, j] = gij + momentum * m[i, j]
+    if w.shape[0] <= w.shape[1]:
+        orthogonalise(u)
+    else:
+        turned = np.ascontiguousarray(u.T)
+        orthogonalise(turned)
+        u[:, :] = turned.T
+    for i in range(w.shape[0]):
+        for j in range(w.shape[1]):
+            w[i, j] -= scalar(rate) * u[i, j]
+
+
+@kernel
+def orthogonalise(x):
+    """Moves all singular values of x to about 1, in place. x: (R, K) with R <= K.
+
+    Five steps of a Newton-Schulz iteration, X <- a X + (b A + c A^2) X with
+    A = X X^T, whose constants (Jordan 2024) favour speed: values end in 0.7..1.2.
+    """
+    scalar = x.dtype.type
+    a, b, c = scalar(NEWTON_SCHULZ[0]), scalar(NEWTON_SCHULZ[1]), scalar(NEWTON_SCHULZ[2])
+    R, K = x.shape
+    total = 0.0
+    for i in range(R):
+        row = x[i]
+        square = scalar(0)
+        for j in range(K):
+            square += row[j] * row[j]
+        total += square
+    inverse = scalar(1 / (np.sqrt(total) + 1e-7))
+    for i in range(R):
+        row = x[i]
+        for j in range(K):
+            row[j] *= inverse
+    gram, polynomial, new = np.empty((R, R), x.dtype), np.empty((R, R), x.dtype), np.empty_like(x)
+    for _ in range(5):
+        matmul(gram, x, x.T)
+        for i in range(R):
+            row, source = polynomial[i], gram[i]
+            for j in range(R):
+                row[j] = b / c * source[j]
+        matmul_add(polynomial, gram, gram)
+        matmul(new, polynomial, x)
+        for i in range(R):
+            row, source = x[i], new[i]
+            for j in range(K):
+                row[j] = a * row[j] + c * source[j]

@@ -1,0 +1,142 @@
+"""Shards of a batch over threads, and the one place that sums their gradients.
+
+Bits do not depend on the number of threads: how a batch is cut depends on the batch
+and the model alone, a shard is computed by one thread into its own gradient vector,
+and shards are added in a fixed tree.
+"""
+
+import os
+import queue
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from .layers import matmul
+from .model import allocate_activations, constants, loss_and_gradients, summed_loss
+from .optimizer import BLOCK, sum_shards
+from .tensors import count_parameters, views
+
+# Positions that are worked on at once: enough to use the registers well, few enough
+# that what they leave for the backward stays in the cache.
+MICRO_BATCH_TOKENS = 320
+
+
+def count_shards(config, batch_size):
+    """A power of two: up to 8 for small models, fewer where gradients would fill the memory."""
+    parameters = count_parameters(config)
+    most = 8 if parameters <= 1_000_000 else 4 if parameters <= 16_000_000 else 2
+    wanted = max(1, batch_size * config.num_tokens // (MICRO_BATCH_TOKENS // 2))
+    shards = 1
+    while 2 * shards <= min(most, wanted, batch_size):
+        shards *= 2
+    return shards
+
+
+def cut(count, parts):
+    """range(count) in `parts` runs that differ by one at most: a list of (start, stop)."""
+    edges = [count * i // parts for i in range(parts + 1)]
+    return list(zip(edges, edges[1:], strict=False))
+
+
+def default_threads():
+    """The processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+class Engine:
+    """Computes losses and gradients of batches with a pool of threads. A context manager."""
+
+    def __init__(self, config, batch_size, threads=None):
+        self.config = config
+        self.threads = threads or default_threads()
+        shards = count_shards(config, batch_size)
+        longest = -(-batch_size // shards)
+        passes = max(1, round(longest * config.num_tokens / MICRO_BATCH_TOKENS))
+        self.micro_batch = -(-longest // passes)
+        self.shards = cut(batch_size, shards)
+        self.constants = constants(config)
+        self.gradients = None
+        self._spaces = queue.SimpleQueue()
+        for _ in range(self.threads):
+            self._spaces.put(None)  # a thread's activations are made when first needed
+        self._pool = ThreadPoolExecutor(self.threads, "femtogpt")
+        # Inside workers BLAS must keep to one thread; where we have our own tiles it is not called.
+        self._limits = threadpool_limits(1, "blas") if matmul.VECTORS is None else None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._pool.shutdown()
+        if self._limits is not None:
+            self._limits.restore_original_limits()
+
+    def map(self, function, items):
+        """Calls function on every item, on all threads; returns the results in order."""
+        return list(self._pool.map(function, items))
+
+    def loss_and_gradient(self, parameters, windows, rate, keys):
+        """(loss, gradient, squares) of a batch.
+
+        parameters: flat. windows: (B, T + 1). rate: dropout's. keys: (B,) uint64.
+        loss: the mean in nats. gradient: flat, the mean's, valid until the next call.
+        squares: float64, the sums of the gradient's squares by BLOCK.
+        """
+        if self.gradients is None:
+            self.gradients = np.empty((len(self.shards), parameters.size), np.float32)
+            self._gradient_views = [views(g, self.config) for g in self.gradients]
+            self._squares = np.empty(-(-parameters.size // BLOCK))
+        p = views(parameters, self.config)
+        scale = 1 / (windows.shape[0] * self.config.num_tokens)
+
+        def shard(index):
+            self.gradients[index] = 0
+            return self._over_micro_batches(
+                self.shards[index], windows, keys,
+                lambda a, tokens, targets, part: loss_and_gradients(
+                    self._gradient_views[index], a, p, tokens, targets, self.constants,
+                    scale, rate, part),
+            )
+
+        loss = sum(self.map(shard, range(len(self.shards)))) * scale
+        self.map(
+            lambda blocks: sum_shards(self.gradients, self._squares, *blocks),
+            cut(self._squares.size, self.threads),
+        )
+        return loss, self.gradients[0], self._squares
+
+    def mean_loss(self, parameters, windows):
+        """The mean loss in nats over all positions of windows (any number of them)."""
+        p = views(parameters, self.config)
+        keys = np.zeros(len(windows), np.uint64)
+        parts = cut(len(windows), max(1, len(windows) // self.micro_batch))
+        losses = self.map(
+            lambda part: self._over_micro_batches(
+                part, windows, keys,
+                lambda a, tokens, targets, part: summed_loss(
+                    a, p, tokens, targets, self.constants, part),
+            ),
+            parts,
+        )
+        return sum(losses) / (len(windows) * self.config.num_tokens)
+
+    def _over_micro_batches(self, span, windows, keys, function):
+        """The sum of function(activations, tokens, targets, keys) over a span's micro-batches."""
+        space = self._spaces.get()
+        total = 0.0
+        try:
+            start, stop = span
+            while start < stop:
+                count = min(self.micro_batch, stop - start)
+                if space is None or space.keys.size != count:
+                    space = allocate_activations(self.config, count)
+                part = windows[start : start + count]
+                tokens, targets = part[:, :-1].ravel(), part[:, 1:].ravel()
+                total += function(space, tokens, targets, keys[start : start + count])
+                start += count
+        finally:
+            self._spaces.put(space)
+        return total

@@ -1,0 +1,92 @@
+"""A dataset's characters as tokens, in code point order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from femtogpt.errors import FemtoError
+from femtogpt.tokenizer.protocol import check_ids, describe, pack_ids, position
+
+
+class CharTokenizer:
+    """Token id = place of the character in `characters`, a sorted string of distinct ones."""
+
+    name = "char"
+
+    def __init__(self, characters: str):
+        points = _code_points(characters)
+        if len(points) == 0:
+            raise FemtoError("a char tokenizer needs at least one character; its text is empty")
+        if np.any(points[1:] <= points[:-1]):
+            raise FemtoError("a char tokenizer's characters must be distinct and sorted")
+        self.characters = characters
+        self.vocab_size = len(points)
+        self._points = points
+        self._pieces = [c.encode() for c in characters]
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """One id a character: (n,) uint16 or uint32.
+
+        Raises FemtoError for a character the dataset did not have, and for bytes that
+        are no valid UTF-8.
+        """
+        text = _as_text(text)
+        points = _code_points(text)  # (n,)
+        ids = np.minimum(np.searchsorted(self._points, points), self.vocab_size - 1)
+        unknown = self._points[ids] != points
+        if unknown.any():
+            at = int(unknown.argmax())
+            raise FemtoError(
+                f"character {describe(text[at])} at {position(text, at)} is not among the "
+                f"{self.vocab_size} characters of this char tokenizer; remove it from the "
+                "text, or start a model with --tokenizer byte or bpe"
+            )
+        return pack_ids(ids, self.vocab_size)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """The characters of `ids` in UTF-8. Raises FemtoError for an id out of range."""
+        return b"".join([self._pieces[i] for i in check_ids(ids, self.vocab_size).tolist()])
+
+    def piece(self, id: int) -> bytes:
+        """The character that `id` stands for, in UTF-8."""
+        return self.decode([id])
+
+    def to_json(self) -> dict:
+        """{"kind": "char", "characters": str}."""
+        return {"kind": self.name, "characters": self.characters}
+
+    @classmethod
+    def from_json(cls, obj: dict) -> CharTokenizer:
+        """The tokenizer that `to_json` wrote. Raises FemtoError if it is damaged."""
+        characters = obj.get("characters")
+        if not isinstance(characters, str):
+            raise FemtoError('a char tokenizer needs a "characters" string')
+        return cls(_as_text(characters))
+
+
+def train_char(text: str | bytes) -> CharTokenizer:
+    """The tokenizer of the characters that occur in `text`.
+
+    Raises FemtoError if `text` is empty or no valid UTF-8.
+    """
+    return CharTokenizer("".join(sorted(set(_as_text(text)))))
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+
+
+def _as_text(text: str | bytes) -> str:
+    try:
+        if isinstance(text, str):
+            text.encode()
+            return text
+        return bytes(text).decode()
+    except UnicodeError as error:
+        what = "character" if isinstance(text, str) else "byte"
+        raise FemtoError(
+            f"the text is not valid UTF-8 at {what} offset {error.start}, and a char tokenizer "
+            "needs characters; use --tokenizer byte or bpe"
+        ) from None

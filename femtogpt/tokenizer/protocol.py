@@ -1,0 +1,94 @@
+"""What every tokenizer offers, and the few helpers that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from femtogpt.errors import FemtoError
+
+
+class Tokenizer(Protocol):
+    """A two-way map between text and token ids in [0, vocab_size).
+
+    `name` is one of 'byte', 'ascii', 'char', 'bpe', 'pieces', and is the "kind"
+    that `to_json` stores.
+    """
+
+    name: str
+    vocab_size: int
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """The ids of `text`: (n,), uint16 if vocab_size <= 65536, else uint32.
+
+        Text is UTF-8 if given as bytes. Raises FemtoError if the tokenizer cannot
+        spell it.
+        """
+        ...
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """The pieces of `ids`, joined. Raises FemtoError for an id out of range."""
+        ...
+
+    def piece(self, id: int) -> bytes:
+        """What one token stands for. Raises FemtoError for an id out of range."""
+        ...
+
+    def to_json(self) -> dict:
+        """All that `from_json` needs, as plain JSON types, with a "kind" key."""
+        ...
+
+    @classmethod
+    def from_json(cls, obj: dict) -> Tokenizer:
+        """The tokenizer that `to_json` wrote. Raises FemtoError if `obj` is damaged."""
+        ...
+
+
+def pack_ids(ids: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:
+    """`ids` as (n,) of the narrowest type the datasets use: uint16, else uint32."""
+    return np.asarray(ids, dtype=np.uint16 if vocab_size <= 65536 else np.uint32)
+
+
+def check_ids(ids: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:
+    """`ids` as (n,) int64, all in [0, vocab_size), or FemtoError naming the culprit."""
+    array = np.asarray(ids).reshape(-1)
+    if array.size == 0:
+        return array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise FemtoError(f"token ids must be integers in 0..{vocab_size - 1}")
+    for id in (array.min(), array.max()):
+        if not 0 <= id < vocab_size:
+            raise FemtoError(
+                f"token id {id} is not in this tokenizer, whose ids are 0..{vocab_size - 1}; "
+                "decode with the tokenizer that made the ids"
+            )
+    return array.astype(np.int64)
+
+
+def as_bytes(text: str | bytes) -> bytes:
+    """UTF-8 of `text`; a str may carry invalid bytes the surrogateescape way."""
+    if not isinstance(text, str):
+        # Through memoryview, for bytes(5) would be five zeros and no error.
+        return bytes(memoryview(text))
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise FemtoError(
+            f"{describe(text[error.start])} at {position(text, error.start)} of the text "
+            "is half a character (a lone surrogate), which UTF-8 cannot spell; remove it"
+        ) from None
+
+
+def describe(character: str) -> str:
+    """One character for a message: its repr and its code point."""
+    return f"{character!r} (U+{ord(character):04X})"
+
+
+def position(text: str | bytes, index: int) -> str:
+    """'line L, column C' of text[index], both from 1; columns count characters."""
+    before = text[:index]
+    if not isinstance(before, str):
+        before = before.decode("utf-8", "replace")
+    return f"line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"

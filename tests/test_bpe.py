@@ -1,0 +1,357 @@
+"""BPE against a version in plain loops, worked examples, and Hugging Face's library."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from femtogpt.errors import FemtoError
+from femtogpt.tokenizer import SPLITS, load_tokenizer, save_tokenizer, train_bpe
+from femtogpt.tokenizer.bpe import apply_merges, learn_merges
+from femtogpt.tokenizer.split import lower, split_chunks
+
+TEXT = (
+    "It's the end; they'll LOWER the lowest newer WIDEST\n\n  width of 1234 rows,\r\n"
+    "\twe'Ve said: 'the' été, naïve 日本語日本 🙂🙂 "
+    "ΣΑΣΑΣ  \u00a0 end's the the\n"
+).encode() * 3
+
+# Where patterns and lower-casing are easy to get wrong.
+AWKWARD = (
+    "aabtThHeE'sSlLdDvVrRmM ſ\u212aΣσςİıẞß1²Ⅷ١½"
+    "\n\r\t\x0b\x1c\x85\u00a0\u2028\u3000\u0301\u200d_-.,“日🙂\x00"
+)
+texts = st.text(AWKWARD, max_size=40) | st.text(
+    st.characters(max_codepoint=0x24F) | st.sampled_from(" \n'"), max_size=40
+)
+
+
+def joined(ids, pair, new):
+    """`ids` with `pair` replaced by `new`, from the left."""
+    out, i = [], 0
+    while i < len(ids):
+        if tuple(ids[i : i + 2]) == pair:
+            out.append(new)
+            i += 2
+        else:
+            out.append(ids[i])
+            i += 1
+    return out
+
+
+def naive_learn(chunks, num_merges):
+    """Count every pair anew before each merge. `chunks`: a list of bytes, repeats and all."""
+    words = [list(chunk) for chunk in chunks]
+    merges = []
+    while len(merges) < num_merges:
+        counts = {}
+        for word in words:
+            for pair in pairwise(word):
+                counts[pair] = counts.get(pair, 0) + 1
+        best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
+        if best is None or counts[best] < 2:
+            break
+        words = [joined(word, best, 256 + len(merges)) for word in words]
+        merges.append(best)
+    return merges
+
+
+def naive_apply(ids, merges):
+    """Merge one place at a time: of the lowest rank, the leftmost."""
+    ids = list(ids)
+    while True:
+        ranked = [(merges[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in merges]
+        if not ranked:
+            return ids
+        (_, new), i = min(ranked)
+        ids[i : i + 2] = [new]
+
+
+def merges_of(tokenizer):
+    return [(left, right) for left, right, _ in tokenizer.data.merges]
+
+
+def message(call, *args, **kwargs):
+    with pytest.raises(FemtoError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- learning
+
+
+few_letters = st.lists(st.text("aabc", max_size=14).map(str.encode), max_size=8)
+
+
+@settings(max_examples=400, deadline=None)
+@given(few_letters, st.integers(0, 12))
+def test_learning_agrees_with_counting_anew(chunks, num_merges):
+    counts = {}
+    for chunk in chunks:
+        counts[chunk] = counts.get(chunk, 0) + 1
+    assert learn_merges(counts, num_merges) == naive_learn(chunks, num_merges)
+
+
+@pytest.mark.parametrize("case_sensitive", [True, False])
+@pytest.mark.parametrize("split", SPLITS)
+def test_training_agrees_with_counting_anew(split, case_sensitive):
+    parts = [TEXT, b"the\xff\xfe lowest", b""]
+    tokenizer = train_bpe(parts, 330, split=split, case_sensitive=case_sensitive)
+    chunks = [
+        chunk.encode("utf-8", "surrogateescape")
+        for part in parts
+        for chunk in split_chunks(part, split, case_sensitive)
+    ]
+    merges = naive_learn(chunks, 74)
+    assert merges_of(tokenizer) == merges
+    assert tokenizer.vocab_size == tokenizer.num_learnt == 256 + len(merges)
+    for id, (left, right, new) in enumerate(tokenizer.data.merges, 256):
+        assert new == id
+        assert tokenizer.piece(id) == tokenizer.piece(left) + tokenizer.piece(right)
+
+
+def test_wikipedias_example():
+    tokenizer = train_bpe([b"aaabdaaabac"], 259, split="none")
+    a, b, c, d, z, y, x = (*b"abcd", 256, 257, 258)
+    # aa (4 places), then of the pairs that occur twice the smallest ids: ab before Za.
+    assert merges_of(tokenizer) == [(a, a), (a, b), (z, y)]
+    assert tokenizer.encode("aaabdaaabac").tolist() == [x, d, x, a, c]
+    assert tokenizer.decode([x, d, x, a, c]) == b"aaabdaaabac"
+
+
+def test_ties_go_to_the_smallest_left_then_right_id():
+    assert merges_of(train_bpe([b"zazb" * 2 + b"|" + b"yc" * 2], 257, split="none")) == [(97, 122)]
+    # xb, xa, wz: twice each; w is the smallest left, then xa before xb.
+    tokenizer = train_bpe([b"xb1xa2wz3", b"xb4xa5wz6"], 259, split="none")
+    assert merges_of(tokenizer) == [tuple(b"wz"), tuple(b"xa"), tuple(b"xb")]
+
+
+def test_a_run_counts_every_neighbourhood():
+    # aaa holds aa twice, so aa (4) goes before bc (3).
+    assert merges_of(train_bpe([b"aaa bc bc bc aaa"], 257, split="none"))[0] == (97, 97)
+    assert learn_merges({b"aaa": 2, b"bc": 5}, 1) == [tuple(b"bc")]
+
+
+def test_learning_stops_when_no_pair_occurs_twice():
+    tokenizer = train_bpe([b"abab"], 500)
+    assert merges_of(tokenizer) == [(97, 98)]
+    assert tokenizer.vocab_size == tokenizer.num_learnt == 257
+    assert train_bpe([b"abcd"], 500).vocab_size == 256
+    # aaaa -> XX: (X, X) occurs but once.
+    assert train_bpe([b"aaaa"], 500).vocab_size == 257
+
+
+def test_merges_never_cross_chunks_or_texts():
+    assert merges_of(train_bpe([b"a a a a"], 300)) == [tuple(b" a")]
+    assert merges_of(train_bpe([b"a", b"b"] * 9, 300, split="none")) == []
+
+
+def test_sizes_that_cannot_be():
+    assert "--vocab-size must be at least 256 (the bytes)" in message(train_bpe, [b"a"], 255)
+    assert "--reserve-tokens" in message(train_bpe, [b"a"], 256, reserve_tokens=-1)
+    assert "no text" in message(train_bpe, [b"", b""], 300)
+    assert "no text" in message(train_bpe, [], 300)
+    assert "'gpt5'" in message(train_bpe, [b"a"], 300, split="gpt5")
+
+
+def test_progress_is_told_every_merge():
+    calls = []
+    train_bpe([b"abab"], 300, progress=lambda *call: calls.append(call))
+    assert calls == [(1, 44)]
+
+
+# ---- encoding
+
+
+@settings(max_examples=300, deadline=None)
+@given(few_letters, st.text("aabc", max_size=30).map(str.encode))
+def test_applying_agrees_with_one_merge_at_a_time(chunks, data):
+    counts = dict.fromkeys(chunks, 2)
+    merges = {pair: (n, 256 + n) for n, pair in enumerate(learn_merges(counts, 9))}
+    assert apply_merges(list(data), merges) == naive_apply(data, merges)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.permutations(range(6)), st.text("abc", max_size=20).map(str.encode))
+def test_applying_merges_whose_parts_come_later(ranks, data):
+    # Files of others may list a merge before the merge that makes its left side.
+    a, b, c = b"abc"
+    pairs = [(a, b), (256, c), (256, 256), (b, c), (c, a), (258, 257)]
+    merges = {pair: (ranks[n], 256 + n) for n, pair in enumerate(pairs)}
+    assert apply_merges(list(data), merges) == naive_apply(data, merges)
+
+
+def test_a_merge_that_lost_its_pair_does_not_lend_its_rank():
+    a, b, c, d = b"abcd"
+    # bc first; then ab is gone, and (a, bc) must wait for (bc, d).
+    merges = {(b, c): (0, 256), (a, b): (1, 257), (256, d): (2, 258), (a, 256): (3, 259)}
+    assert apply_merges(list(b"abcd"), merges) == [a, 258]
+    assert naive_apply(b"abcd", merges) == [a, 258]
+
+
+TRAINED = {split: train_bpe([TEXT], 400, split=split) for split in SPLITS}
+LOWERED = {split: train_bpe([TEXT], 400, split=split, case_sensitive=False) for split in SPLITS}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=60) | texts.map(str.encode) | st.just(TEXT))
+def test_any_bytes_come_back(split, data):
+    tokenizer = TRAINED[split]
+    ids = tokenizer.encode(data)
+    assert tokenizer.decode(ids) == data
+    assert "".join(split_chunks(data, split)) == data.decode("utf-8", "surrogateescape")
+    merges = {pair: (n, 256 + n) for n, pair in enumerate(merges_of(tokenizer))}
+    expected = []
+    for chunk in split_chunks(data, split):
+        expected += naive_apply(chunk.encode("utf-8", "surrogateescape"), merges)
+    assert ids.tolist() == expected
+    assert tokenizer.encode(data).tolist() == expected  # now from the cache
+
+
+def test_text_gets_shorter():
+    for tokenizer in TRAINED.values():
+        assert len(tokenizer.encode(TEXT)) < len(TEXT) / 2
+
+
+def test_split_patterns():
+    text = b"It's  WE'LLBE 12345!\n\n ok"
+    assert split_chunks(text, "gpt2") == [
+        "It", "'s", " ", " WE", "'", "LLBE", " 12345", "!", "\n\n", " ok",
+    ]  # fmt: skip
+    assert split_chunks(text, "gpt4") == [
+        "It", "'s", " ", " WE", "'LL", "BE", " ", "123", "45", "!\n\n", " ok",
+    ]  # fmt: skip
+    assert split_chunks(text, "none") == [text.decode()]
+    assert split_chunks(b"", "none") == split_chunks(b"", "gpt2") == []
+
+
+def test_case_insensitive_lower_cases_first():
+    tokenizer = train_bpe([b"THE the The"], 258, split="none", case_sensitive=False)
+    assert merges_of(tokenizer) == [tuple(b"he"), (ord("t"), 256)]
+    assert tokenizer.decode(tokenizer.encode(b"The END \xff")) == b"the end \xff"
+    # Character by character: no final sigma.
+    assert lower("ΑΣ ς İ") == "ασ ς i\u0307"
+
+
+# ---- special tokens
+
+
+def test_reserved_tokens_come_last():
+    tokenizer = train_bpe([b"abab"], 257, reserve_tokens=2, special_tokens=["<|end|>"])
+    assert tokenizer.vocab_size == 260 and tokenizer.num_learnt == 257
+    names = ["<|end|>", "<|reserved_0|>", "<|reserved_1|>"]
+    assert tokenizer.special_tokens == dict(zip(names, (257, 258, 259), strict=True))
+    assert tokenizer.decode([256, 259, 257]) == b"ab<|reserved_1|><|end|>"
+
+
+special_texts = st.lists(
+    st.sampled_from(["<|end|>", "<|end", "|>", "<|", "end", "<|reserved_0|>", "<|end|>!", "A "])
+).map("".join)
+SPECIAL = {
+    case: train_bpe(
+        [b"<|end|> <|reserved_0|>" * 9], 275, split="gpt4", case_sensitive=case,
+        special_tokens=["<|end|>", "<|end|>!"], reserve_tokens=1,
+    )
+    for case in (True, False)
+}  # fmt: skip
+
+
+@settings(deadline=None)
+@given(special_texts)
+def test_letters_of_a_special_token_are_letters(text):
+    tokenizer = SPECIAL[True]
+    ids = tokenizer.encode(text)
+    assert not set(ids.tolist()) & set(tokenizer.special_tokens.values())
+    assert tokenizer.decode(ids) == text.encode()
+    assert tokenizer.decode(tokenizer.encode(text, allow_special=True)) == text.encode()
+
+
+def test_special_tokens_when_asked():
+    tokenizer = SPECIAL[True]
+    end, longer, reserved = tokenizer.special_tokens.values()
+    assert tokenizer.encode("<|end|>", allow_special=True).tolist() == [end]
+    # The longest name wins; what is around is encoded by itself.
+    ids = tokenizer.encode("x<|end|>!<|end|><|reserved_0|>", allow_special=True).tolist()
+    assert ids == [ord("x"), longer, end, reserved]
+    plain = TRAINED["gpt2"]
+    assert (plain.encode(TEXT, allow_special=True) == plain.encode(TEXT)).all()
+
+
+def test_special_tokens_that_cannot_be():
+    assert "'a'" in message(train_bpe, [b"abab"], 257, special_tokens=["a"])
+    assert "'ab'" in message(train_bpe, [b"abab"], 257, special_tokens=["ab"])
+    assert "twice" in message(train_bpe, [b"a"], 256, special_tokens=["<x>", "<x>"])
+    assert "empty" in message(train_bpe, [b"a"], 256, special_tokens=[""])
+    assert "UTF-8" in message(train_bpe, [b"a"], 256, special_tokens=["<\ud800>"])
+
+
+# ---- Hugging Face's library as judge
+
+
+def in_huggingface(tokenizer, folder):
+    tokenizers = pytest.importorskip("tokenizers")
+    path = folder / "tokenizer.json"
+    save_tokenizer(tokenizer, path)
+    assert load_tokenizer(path).to_json() == tokenizer.to_json()
+    return tokenizers.Tokenizer.from_file(str(path))
+
+
+@pytest.mark.parametrize("case_sensitive", [True, False])
+@pytest.mark.parametrize("split", SPLITS)
+def test_huggingface_gives_the_same_ids(split, case_sensitive, tmp_path):
+    ours = (TRAINED if case_sensitive else LOWERED)[split]
+    theirs = in_huggingface(ours, tmp_path)
+    assert theirs.get_vocab_size() == ours.vocab_size
+
+    @settings(max_examples=300, deadline=None)
+    @given(texts | st.just(TEXT.decode()))
+    def same(text):
+        ids = ours.encode(text).tolist()
+        assert theirs.encode(text).ids == ids
+        assert theirs.decode(ids).encode() == ours.decode(ids)
+
+    same()
+
+
+@pytest.mark.parametrize("case_sensitive", [True, False])
+def test_huggingface_knows_the_special_tokens(case_sensitive, tmp_path):
+    ours = SPECIAL[case_sensitive]
+    theirs = in_huggingface(ours, tmp_path)
+    for name, id in ours.special_tokens.items():
+        assert theirs.token_to_id(name) == id
+
+    @settings(deadline=None)
+    @given(special_texts)
+    def same(text):
+        assert theirs.encode(text).ids == ours.encode(text, allow_special=True).tolist()
+
+    same()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text("aabc!1", max_size=30), min_size=1, max_size=4), st.integers(0, 15))
+def test_huggingface_learns_the_same_merges(parts, num_merges):
+    # Its ids follow another order of the bytes, but among these letters it is ours, so
+    # that ties agree.
+    tokenizers = pytest.importorskip("tokenizers")
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=True
+    )
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=256 + num_merges,
+        min_frequency=2,
+        show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    )
+    theirs.train_from_iterator(parts, trainer)
+    names = {id: name for name, id in theirs.get_vocab().items()}
+    learnt = [names[id] for id in range(256, len(names))]
+    if not any(parts):
+        assert learnt == []
+        return
+    ours = train_bpe([part.encode() for part in parts], 256 + num_merges)
+    assert [ours.piece(id).decode() for id in range(256, ours.vocab_size)] == learnt
