@@ -102,19 +102,20 @@ def fresh_state(config, kind):
     return OptimizerState(kind, np.zeros(size, np.float32), np.zeros(second, np.float32))
 
 
-def update(engine_map, config, parameters, gradient, squares, state, rate):
+def update(engine_map, config, parameters, gradient, squares, state, rate, muon_decay=0.0):
     """One update of the flat parameters in place.
 
     engine_map: runs a function over items on all threads. gradient: flat, the batch's
-    mean; squares: the sums of its squares by BLOCK. rate: AdamW's. Returns the
-    gradient's norm before clipping.
+    mean; squares: the sums of its squares by BLOCK. rate: AdamW's. muon_decay: what
+    Muon's matrices decay by, times Muon's rate. Returns the gradient's norm before clipping.
     """
     norm = float(np.sqrt(np.sum(squares)))
     clip = MAX_NORM / norm if norm > MAX_NORM else 1.0
     state.t += 1
     work = []
     if state.kind == "muon":
-        work += _muon_work(config, parameters, gradient, state, MUON_PER_ADAMW * rate, clip)
+        work += _muon_work(config, parameters, gradient, state, MUON_PER_ADAMW * rate, muon_decay,
+                           clip)
     work += _adamw_work(config, parameters, gradient, state, rate, clip)
     engine_map(lambda job: job[0](*job[1:]), work)
     return norm
@@ -135,7 +136,7 @@ def _adamw_work(config, parameters, gradient, state, rate, clip):
                    rate, adamw.beta1, adamw.beta2, adamw.eps, decay, first, second, clip)
 
 
-def _muon_work(config, parameters, gradient, state, rate, clip):
+def _muon_work(config, parameters, gradient, state, rate, decay, clip):
     """Calls of muon_update, one a matrix, the largest first."""
     p, g, m = (views(flat, config) for flat in (parameters, gradient, state.m))
     C = config.embedding_degree
@@ -149,7 +150,7 @@ def _muon_work(config, parameters, gradient, state, rate, clip):
                 w = getattr(p, field)[part]
                 scale = max(1.0, w.shape[1] / w.shape[0]) ** 0.5
                 work.append((muon_update, w, getattr(m, field)[part], getattr(g, field)[part],
-                             rate * scale, clip))
+                             rate * scale, 1 - rate * decay, clip))
     return sorted(work, key=lambda job: -job[1].size)
 
 
@@ -195,8 +196,8 @@ def adamw_update(p, m, v, g, rate, beta1, beta2, eps, decay, first, second, clip
 
 
 @kernel
-def muon_update(w, m, g, rate, clip):
-    """Muon on one matrix. w, m, g: (I, O), any strides. g is scaled by clip."""
+def muon_update(w, m, g, rate, shrink, clip):
+    """Muon on one matrix. w, m, g: (I, O), any strides. w is scaled by shrink, g by clip."""
     scalar = w.dtype.type
     momentum, c = scalar(MUON_MOMENTUM), scalar(clip)
     u = np.empty(w.shape, w.dtype)
@@ -213,7 +214,7 @@ def muon_update(w, m, g, rate, clip):
         u[:, :] = turned.T
     for i in range(w.shape[0]):
         for j in range(w.shape[1]):
-            w[i, j] -= scalar(rate) * u[i, j]
+            w[i, j] = scalar(shrink) * w[i, j] - scalar(rate) * u[i, j]
 
 
 @kernel

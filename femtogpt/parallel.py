@@ -5,6 +5,7 @@ and the model alone, a shard is computed by one thread into its own gradient vec
 and shards are added in a fixed tree.
 """
 
+import itertools
 import os
 import queue
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,7 @@ def count_shards(config, batch_size):
 def cut(count, parts):
     """range(count) in `parts` runs that differ by one at most: a list of (start, stop)."""
     edges = [count * i // parts for i in range(parts + 1)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def default_threads():
@@ -140,3 +141,13 @@ class Engine:
         finally:
             self._spaces.put(space)
         return total
+
+
+def memory_to_train(config, batch_size, threads=None):
+    """An estimate in bytes of what training holds: parameters, two moments, a gradient a
+    shard, each thread's activations, and some 150 MB for Python and its libraries."""
+    numbers = count_parameters(config) * (3 + count_shards(config, batch_size))
+    T, C, L, V = config.num_tokens, config.embedding_degree, config.num_layers, config.vocab_size
+    sequences = max(1, MICRO_BATCH_TOKENS // T)
+    activations = sequences * T * (L * (16 * C + config.num_heads * T) + 10 * C + V)
+    return 4 * (numbers + (threads or default_threads()) * activations) + 150_000_000

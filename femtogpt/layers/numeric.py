@@ -65,7 +65,7 @@ def kernel(function):
 
 
 def exp(x):
-    """e^x. In float32 compiled: a polynomial, relative error 1.3e-7, NaN stays NaN."""
+    """e^x. In float32 compiled: a polynomial, relative error 1.3e-7 (3e-7 beyond 20); keeps NaN."""
     with np.errstate(over="ignore", under="ignore"):
         return np.exp(x)
 
@@ -113,7 +113,7 @@ def _exp(x):
 
 
 def largest(row, count):
-    """The largest of a row's first `count` numbers; NaN if one of them is."""
+    """The largest of a row's first `count` numbers; NaN if one is a NaN with a clear sign bit."""
     return np.max(row[:count])
 
 

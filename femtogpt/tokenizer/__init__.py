@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from femtogpt.errors import FemtoError
+from femtogpt.tokenizer.adapted import LowercaseTokenizer, ReservedTokenizer
 from femtogpt.tokenizer.ascii import AsciiTokenizer
 from femtogpt.tokenizer.bpe import BPETokenizer, train_bpe
 from femtogpt.tokenizer.byte import ByteTokenizer
@@ -22,7 +23,9 @@ __all__ = [
     "BPETokenizer",
     "ByteTokenizer",
     "CharTokenizer",
+    "LowercaseTokenizer",
     "PiecesTokenizer",
+    "ReservedTokenizer",
     "Tokenizer",
     "load_tokenizer",
     "save_tokenizer",
@@ -40,6 +43,10 @@ _KINDS = {
 def tokenizer_from_json(obj: dict) -> Tokenizer:
     """The tokenizer whose `to_json` gave `obj`. Raises FemtoError if it is damaged."""
     kind = obj.get("kind") if isinstance(obj, dict) else None
+    if kind == "lowercase":
+        return LowercaseTokenizer(tokenizer_from_json(obj.get("inner")))
+    if kind == "reserved":
+        return ReservedTokenizer(tokenizer_from_json(obj.get("inner")), obj.get("count"))
     if not isinstance(kind, str) or kind not in _KINDS:
         raise FemtoError(f"unknown kind of tokenizer {kind!r}; known are {', '.join(_KINDS)}")
     return _KINDS[kind].from_json(obj)

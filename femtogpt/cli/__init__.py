@@ -1,0 +1,79 @@
+"""The command line: parses, calls the library, prints. One file a command.
+
+A command's module is imported when it is asked for, and imports numba and the rest of
+the library inside its body: --help must answer at once.
+"""
+
+import importlib
+import sys
+
+import click
+
+from .. import __version__
+from ..errors import FemtoError
+
+# What is listed under --help, in the order of use: name -> module.
+COMMANDS = {
+    "train-bpe": "train_bpe",
+    "init": "init",
+    "train": "train",
+    "generate": "generate",
+    "infer": "generate",
+    "eval": "eval",
+    "info": "info",
+    "loss": "loss",
+    "tokenize": "tokenize",
+    "dump-tokenizer": "dump_tokenizer",
+    "reset-optimizer": "reset_optimizer",
+}
+HIDDEN = {"infer"}  # femtoGPT's name for generate
+
+
+class Commands(click.Group):
+    """A group that loads its commands late and says every error in one line."""
+
+    def list_commands(self, context):
+        return [name for name in COMMANDS if name not in HIDDEN]
+
+    def get_command(self, context, name):
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f".{COMMANDS[name]}", __name__).command
+
+    def main(self, *args, **kwargs):
+        if not kwargs.pop("standalone_mode", True):
+            return super().main(*args, standalone_mode=False, **kwargs)
+        try:
+            sys.exit(super().main(*args, standalone_mode=False, **kwargs) or 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(0)
+        except click.ClickException as error:
+            message = " ".join(error.format_message().split())
+            context = getattr(error, "ctx", None)
+            where = context.command_path if context else "femtogpt"
+            hint = f" (see {where} --help)" if isinstance(error, click.UsageError) else ""
+            click.echo(f"{where}: {message}{hint}", err=True)
+            sys.exit(error.exit_code)
+        except FemtoError as error:
+            click.echo(f"femtogpt: {error}", err=True)
+            sys.exit(1)
+        except MemoryError:
+            click.echo("femtogpt: out of memory: use a smaller --batch-size or model", err=True)
+            sys.exit(1)
+        except click.Abort:
+            sys.exit(130)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="femtogpt")
+def main():
+    """Train a small language model on an ordinary computer.
+
+    \b
+    A first model:
+      python3 dummy_data/simple_dummy.py > dataset.txt
+      femtogpt init
+      femtogpt train --steps 600
+      femtogpt generate --prompt "bad"
+    """

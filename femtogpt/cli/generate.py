@@ -1,0 +1,116 @@
+"""femtogpt generate (femtoGPT: infer)"""
+
+import codecs
+import sys
+import time
+
+import click
+
+from ..errors import FemtoError
+from .options import load_model, model_option, say, say_if_compiling
+
+
+@click.command()
+@click.argument("positional", metavar="[PROMPT]", required=False)
+@click.option("--prompt", help="The text to continue; - for standard input.")
+@model_option
+@click.option("--count", type=click.IntRange(1), default=100, show_default=True,
+              help="Tokens to generate.")
+@click.option("--temperature", type=click.FloatRange(0), default=0.5, show_default=True,
+              help="0: always the likeliest.")
+@click.option("--top-k", type=click.IntRange(1), help="Only of the k likeliest tokens.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True),
+              help="Only of the likeliest that together reach p.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="[default: another each time]")
+@click.option("--stop", help="End before this text appears.")
+@click.option("--echo/--no-echo", default=True, help="Print the prompt first.")
+@click.option("--num-samples", type=click.IntRange(1), default=1, show_default=True)
+def command(positional, prompt, model, count, temperature, top_k, top_p, seed, stop, echo,
+            num_samples):
+    """Generate text.
+
+    \b
+    Without a prompt, and before one, stands the start of a line.
+    Example:
+      femtogpt generate --prompt "13 + 29 = " --temperature 0
+    """
+    if positional is not None and prompt is not None:
+        raise click.UsageError("give the prompt once")
+    prompt = positional if prompt is None else prompt
+    if prompt == "-":
+        prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    if prompt == "":
+        raise click.UsageError("the prompt is empty: leave --prompt away to begin with a line")
+    if stop == "":
+        raise click.UsageError("--stop is empty")
+
+    import numpy as np
+
+    from ..sampler import generate
+
+    loaded = load_model(model)
+    ids = _prompt_ids(loaded, prompt)
+    if seed is None:
+        seed = int(np.random.SeedSequence().entropy % 2**63)
+    say_if_compiling()
+    made, began = 0, None
+    for sample in range(num_samples):
+        printer = _Printer(stop)
+        if num_samples > 1:
+            click.echo(f"--- {sample + 1} (seed {seed + sample})")
+        if echo and prompt:
+            click.echo(prompt.encode("utf-8", "surrogateescape"), nl=False)
+        for token in generate(loaded.config, loaded.parameters, ids, count, seed + sample,
+                              temperature, top_k, top_p):
+            began = began or time.perf_counter()
+            made += 1
+            if not printer.show(loaded.tokenizer.piece(token)):
+                break
+        printer.end()
+    seconds = time.perf_counter() - began
+    if made > 1 and seconds > 0:
+        say(f"{made} tokens, {(made - 1) / seconds:,.0f} tokens/s, seed {seed}")
+
+
+def _prompt_ids(model, prompt):
+    """The prompt's ids, after those of a newline where the vocabulary can spell one: a bare
+    prompt could as well stand in mid-line."""
+    T = model.config.num_tokens
+    ids = model.tokenizer.encode(prompt).tolist() if prompt else []
+    if len(ids) > T:
+        raise FemtoError(f"the prompt is {len(ids)} tokens, the model sees {T} at once: shorten it")
+    if len(ids) < T and not (prompt or "").startswith("\n"):
+        try:
+            ids = model.tokenizer.encode("\n").tolist() + ids
+        except FemtoError:
+            if not ids:
+                raise FemtoError("this vocabulary cannot spell a newline to begin with: give a "
+                                 "--prompt") from None
+    return ids[-T:]
+
+
+class _Printer:
+    """Streams bytes as text: whole characters only, and never a part of the stop text."""
+
+    def __init__(self, stop):
+        self.stop = stop
+        self.decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self.waiting = ""
+
+    def show(self, piece):
+        """Prints what can be printed by now. Returns False once the stop text was met."""
+        self.waiting += self.decode(piece)
+        keep = 0
+        if self.stop:
+            if self.stop in self.waiting:
+                self.waiting = self.waiting.split(self.stop)[0]
+                return False
+            keep = next((n for n in range(min(len(self.stop), len(self.waiting)), 0, -1)
+                         if self.stop.startswith(self.waiting[-n:])), 0)
+        ready = self.waiting[: len(self.waiting) - keep]
+        self.waiting = self.waiting[len(ready) :]
+        click.echo(ready, nl=False)
+        return True
+
+    def end(self):
+        click.echo(self.waiting + self.decode(b"", True))

@@ -1,0 +1,71 @@
+"""Options that several commands share, and what they share in using them."""
+
+import json
+
+import click
+
+from ..errors import FemtoError
+
+model_option = click.option(
+    "--model", default="model.safetensors", show_default=True, help="The model file."
+)
+dataset_option = click.option(
+    "--dataset", "datasets", multiple=True, default=("dataset.txt",), show_default="dataset.txt",
+    help="A text file, or a folder of them; may be given several times.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, 1024), help="[default: all processors]"
+)
+reserve_option = click.option(
+    "--reserve-tokens", type=click.IntRange(0, 2**20), default=0, show_default=True,
+    help="Ids without a meaning yet, added after the vocabulary.",
+)
+case_option = click.option(
+    "--case-sensitive/--case-insensitive", default=True, show_default="sensitive",
+    help="Insensitive: all text is lower-cased first.",
+)
+
+
+def say(message):
+    """A line for the person at the terminal; results go to standard output instead."""
+    click.echo(message, err=True)
+
+
+def print_json(values):
+    click.echo(json.dumps(values))
+
+
+def load_model(path):
+    """The model at path; says so where a damaged file made way for the previous one."""
+    from .. import checkpoint
+
+    model = checkpoint.load(path)
+    if model.recovered:
+        say(f"warning: {model.recovered}")
+    return model
+
+
+def tokenizer_of(model, tokenizer_data):
+    """The tokenizer of --tokenizer-data if that is given, else the model's."""
+    from ..checkpoint import load
+    from ..tokenizer import load_tokenizer
+
+    return load_tokenizer(tokenizer_data) if tokenizer_data else load(model).tokenizer
+
+
+def require_absent(path, force, what):
+    from pathlib import Path
+
+    if Path(path).exists() and not force:
+        raise FemtoError(f"{path} exists already: give --force to replace that {what}, or another name")
+
+
+def say_if_compiling():
+    """Numba compiles on first use, which takes a while: says so, once."""
+    from ..layers.numeric import CACHE_FOLDER
+
+    if CACHE_FOLDER is None:
+        say("compiling (each time: the cache folder cannot be written) ...")
+    elif not any(CACHE_FOLDER.glob("*/*.nbi")):
+        say("compiling for this machine, once: some 20 seconds ...")

@@ -1,0 +1,27 @@
+"""femtogpt reset-optimizer"""
+
+import os
+
+import click
+
+from .options import load_model, model_option
+
+
+@click.command()
+@model_option
+def command(model):
+    """Drop the optimizer's state: the file shrinks, the model stays.
+
+    \b
+    Example:
+      femtogpt reset-optimizer --model model.safetensors
+    """
+    from .. import checkpoint
+
+    with checkpoint.lock(model):
+        loaded = load_model(model)
+        before = os.path.getsize(model)
+        loaded.optimizer = None
+        loaded.lineage.append({"reset_optimizer": {"step": loaded.step}})
+        checkpoint.save(loaded, model)
+    click.echo(f"{model}: {before:,} -> {os.path.getsize(model):,} bytes")

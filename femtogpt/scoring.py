@@ -1,0 +1,121 @@
+"""How good a model is: its loss on a text, and scores by the bundled data's own rules."""
+
+import math
+import random
+
+import numpy as np
+
+from dummy_data import addition_dummy, simple_dummy, simple_dummy2
+
+from .data import windows
+from .errors import FemtoError
+from .parallel import Engine
+from .sampler import Decoder, draw, generate
+
+SAMPLED_TOKENS = 4000  # of text that is judged line by line
+HELD_OUT_PAIRS = 200
+PROMPTS_PER_ACTION = 40
+WINDOWS_AT_ONCE = 2048
+
+
+def evaluate(model, tokens, threads=None):
+    """loss (nats a token, the mean over all positions of consecutive windows of num_tokens),
+    perplexity, bits_per_byte, tokens (how many were predicted), as a dict."""
+    T = model.config.num_tokens
+    if len(tokens) < T + 1:
+        raise FemtoError(f"the dataset has {len(tokens)} tokens, but a window needs num_tokens + 1 "
+                         f"= {T + 1}: use more text")
+    starts = np.arange(0, len(tokens) - T, T)
+    total = 0.0
+    with Engine(model.config, 64, threads) as engine:
+        for i in range(0, len(starts), WINDOWS_AT_ONCE):
+            part = starts[i : i + WINDOWS_AT_ONCE]
+            total += engine.mean_loss(model.parameters, windows(tokens, part, T)) * len(part)
+    loss = total / len(starts)
+    predicted = tokens[1 : len(starts) * T + 1]
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700)),
+        "bits_per_byte": loss * len(predicted) / count_bytes(model.tokenizer, predicted) / math.log(2),
+        "tokens": len(predicted),
+    }
+
+
+def count_bytes(tokenizer, tokens):
+    """How many bytes of text tokens (an array of ids) stand for."""
+    used = np.bincount(tokens, minlength=tokenizer.vocab_size)
+    return sum(int(used[i]) * len(tokenizer.piece(i)) for i in np.flatnonzero(used).tolist())
+
+
+def unigram_entropy(tokens):
+    """The loss, in nats a token, of guessing by how often each token occurs."""
+    counts = np.bincount(tokens)
+    share = counts[counts > 0] / len(tokens)
+    return float(-(share * np.log(share)).sum())
+
+
+def sample_text(model, prompt, count, seed, temperature=0.5):
+    """`count` tokens that continue prompt, as text without it."""
+    ids = generate(model.config, model.parameters, model.tokenizer.encode(prompt), count, seed,
+                   temperature)
+    return model.tokenizer.decode(list(ids)).decode("utf-8", "replace")
+
+
+def answer(model, prompt, longest=40):
+    """The greedy continuation of prompt up to the first newline."""
+    decoder = Decoder(model.config, model.parameters)
+    for token in model.tokenizer.encode(prompt):
+        logits = decoder.feed(token)
+    text = b""
+    for _ in range(longest):
+        token = draw(logits, None, 0)
+        text += model.tokenizer.piece(token)
+        if b"\n" in text:
+            break
+        logits = decoder.feed(token)
+    return text.split(b"\n")[0].decode("utf-8", "replace")
+
+
+def _share(kept_and_total):
+    kept, total = kept_and_total
+    return kept / total if total else 0.0
+
+
+def score_simple(model, dataset, seed):
+    """The share of sampled lines (temperature 0.5) that keep all rules of simple_dummy.py."""
+    text = sample_text(model, "\n", SAMPLED_TOKENS, seed)
+    return {"score": _share(simple_dummy.valid_lines(text)),
+            "lines": simple_dummy.valid_lines(text)[1]}
+
+
+def score_addition(model, dataset, seed):
+    """Of sampled lines: the share with the form of a sum, and of these the true ones. Of
+    held-out pairs: the share answered right, greedily; that is the score."""
+    text = sample_text(model, "\n", SAMPLED_TOKENS, seed)
+    pairs = addition_dummy.held_out_pairs(dataset, random.Random(seed), HELD_OUT_PAIRS)
+    if not pairs:
+        raise FemtoError("the dataset holds every pair there is: none is left to be held out")
+    right = sum(answer(model, addition_dummy.prompt(*pair)) == addition_dummy.answer(*pair)
+                for pair in pairs)
+    return {"score": right / len(pairs), "form": _share(addition_dummy.form(text)),
+            "true": _share(addition_dummy.true_sums(text)), "pairs": len(pairs)}
+
+
+def score_actions(model, dataset, seed):
+    """For each action, the share of fresh prompts answered right; the score is the worst."""
+    rng = random.Random(seed)
+    actions = {}
+    for action in range(10):
+        prompts = simple_dummy2.prompts(rng, action, PROMPTS_PER_ACTION, dataset)
+        right = sum(simple_dummy2.is_right(answer(model, prompt), expected)
+                    for prompt, expected in prompts)
+        actions[str(action)] = right / len(prompts)
+    return {"score": min(actions.values()), "actions": actions, "prompts": PROMPTS_PER_ACTION}
+
+
+TASKS = {"simple": score_simple, "addition": score_addition, "actions": score_actions}
+
+
+def score(model, task, dataset, seed=1):
+    """The score of a task ("text": none beyond the loss) and its parts, as a dict."""
+    return TASKS[task](model, dataset, seed) if task in TASKS else {}

@@ -1,0 +1,22 @@
+"""The kernels are plain Python: the layers' and the model's tests pass without numba too.
+
+That also makes a kernel's error debuggable, with an ordinary debugger and bounds checks.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def test_layers_and_model_pass_with_the_jit_off():
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
+               str(HERE / "test_layers.py"), str(HERE / "test_model.py")]
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    environment.pop("PYTEST_ADDOPTS", None)
+    run = subprocess.run(command, cwd=HERE.parent, env=environment, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert " passed" in run.stdout

@@ -1,0 +1,142 @@
+"""Shards and threads: the same as the whole batch in one go, and the same bits whatever the
+number of threads."""
+
+import math
+
+import numpy as np
+import pytest
+
+from femtogpt.config import GPTConfig
+from femtogpt.data import draw_batch
+from femtogpt.model import (
+    allocate_activations,
+    constants,
+    initial_parameters,
+    loss_and_gradients,
+    summed_loss,
+)
+from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, sum_shards, update
+from femtogpt.parallel import Engine, count_shards, cut
+from femtogpt.tensors import count_parameters, views
+
+CONFIG = GPTConfig(17, 80, 24, 2, 2)
+TOKENS = np.random.default_rng(0).integers(0, 17, 5000)
+
+
+def parameters():
+    """A fresh model's, with no zeros left, so that every gradient counts."""
+    flat = initial_parameters(CONFIG, 1)
+    return flat + np.random.default_rng(2).normal(0, 0.05, flat.size).astype(np.float32)
+
+
+def in_one_go(flat, windows, rate, keys):
+    """(mean loss, gradient) of a batch as one micro-batch."""
+    activations, gradient = allocate_activations(CONFIG, len(windows)), np.zeros_like(flat)
+    count = len(windows) * CONFIG.num_tokens
+    loss = loss_and_gradients(
+        views(gradient, CONFIG), activations, views(flat, CONFIG),
+        windows[:, :-1].ravel(), windows[:, 1:].ravel(), constants(CONFIG), 1 / count, rate, keys)
+    return loss / count, gradient
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2])
+@pytest.mark.parametrize("batch_size", [1, 5, 12, 37])
+def test_a_batch_is_that_in_one_go_and_has_the_same_bits_with_any_number_of_threads(
+        batch_size, rate):
+    windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, batch_size, 3, 4)
+    flat = parameters()
+    loss, gradient = in_one_go(flat, windows, rate, keys)
+    results = []
+    for threads in (1, 2, 3, 8):
+        with Engine(CONFIG, batch_size, threads) as engine:
+            for _ in range(2):  # the second call finds the first one's memory
+                found, sums, squares = engine.loss_and_gradient(flat, windows, rate, keys)
+                results.append((found, sums.tobytes(), squares.tobytes()))
+    assert len(set(results)) == 1
+    assert found == pytest.approx(loss, rel=1e-6)
+    np.testing.assert_allclose(sums, gradient, rtol=1e-3, atol=1e-5 * np.abs(gradient).max())
+    assert squares.shape == (math.ceil(flat.size / BLOCK),)
+    for block, square in enumerate(squares):
+        part = gradient[block * BLOCK : (block + 1) * BLOCK].astype(np.float64)
+        assert square == pytest.approx(np.sum(part**2), rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_twenty_updates_give_the_same_bits_with_1_and_with_3_threads(optimizer):
+    results = []
+    for threads in (1, 3):
+        flat, state = initial_parameters(CONFIG, 1), fresh_state(CONFIG, optimizer)
+        with Engine(CONFIG, 12, threads) as engine:
+            for step in range(20):
+                windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 12, 3, step)
+                _, gradient, squares = engine.loss_and_gradient(flat, windows, 0.1, keys)
+                update(engine.map, CONFIG, flat, gradient, squares, state, 1e-3)
+        assert np.isfinite(flat).all() and state.t == 20
+        results.append((flat.tobytes(), state.m.tobytes(), state.v.tobytes()))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("count", [1, 5, 37])
+def test_mean_loss_is_the_mean_over_all_windows_for_any_number_of_threads(count):
+    windows, _ = draw_batch(TOKENS, CONFIG.num_tokens, count, 9, 0)
+    flat = parameters()
+    total = summed_loss(
+        allocate_activations(CONFIG, count), views(flat, CONFIG), windows[:, :-1].ravel(),
+        windows[:, 1:].ravel(), constants(CONFIG), np.zeros(count, np.uint64))
+    losses = set()
+    for threads in (1, 2, 3, 8):
+        with Engine(CONFIG, 4, threads) as engine:
+            losses.add(engine.mean_loss(flat, windows))
+    assert len(losses) == 1
+    assert losses.pop() == pytest.approx(total / count / CONFIG.num_tokens, rel=1e-6)
+
+
+def test_nan_parameters_give_a_nan_loss():
+    flat = parameters()
+    flat[-1] = np.nan
+    windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 12, 3, 4)
+    with Engine(CONFIG, 12, 2) as engine:
+        loss, _, squares = engine.loss_and_gradient(flat, windows, 0.0, keys)
+        assert math.isnan(loss) and np.isnan(squares).any()
+        assert math.isnan(engine.mean_loss(flat, windows))
+        flat[-1] = 0  # what was computed before leaves no trace
+        loss, gradient, _ = engine.loss_and_gradient(flat, windows, 0.0, keys)
+        assert math.isfinite(loss) and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("width", [16, 160, 640])
+def test_shards_are_a_power_of_two_no_more_than_the_batch_and_fewer_for_large_models(width):
+    config = GPTConfig(256, 80, width, 8, 8)
+    size = count_parameters(config)
+    most = 8 if size <= 1e6 else 4 if size <= 16e6 else 2
+    for batch_size in range(1, 70):
+        shards = count_shards(config, batch_size)
+        assert shards in (1, 2, 4, 8) and shards <= min(most, batch_size)
+    assert count_shards(config, 1) == 1
+    assert count_shards(config, 1000) == most
+
+
+def test_cut_covers_everything_once_in_runs_of_nearly_one_length():
+    for count in (0, 1, 5, 12, 37):
+        for parts in (1, 2, 3, 8):
+            runs = cut(count, parts)
+            assert [i for start, stop in runs for i in range(start, stop)] == list(range(count))
+            lengths = [stop - start for start, stop in runs]
+            assert len(runs) == parts and max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+def test_sum_shards_adds_in_the_stated_tree(count):
+    shards = np.random.default_rng(count).normal(0, 1, (count, BLOCK + 5)).astype(np.float32)
+
+    def tree(vectors):
+        while len(vectors) > 1:
+            pairs = [sum(vectors[i : i + 2]) for i in range(0, len(vectors), 2)]
+            vectors = pairs
+        return vectors[0]
+
+    expected = tree(list(shards.copy()))
+    squares = np.empty(2)
+    sum_shards(shards, squares, 0, 2)
+    np.testing.assert_array_equal(shards[0], expected)
+    assert squares.sum() == pytest.approx(np.sum(expected.astype(np.float64) ** 2), rel=1e-5)
