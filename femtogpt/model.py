@@ -129,8 +129,7 @@ def block_forward(a, p, l, k, rate, sequence_keys):
     if rate > 0:
         draw_keys(a.keys, sequence_keys, 2 * l + 1)
         for b in range(a.keys.size):
-            part = a.branch[b * rows : (b + 1) * rows].ravel()
-            dropout_forward(part, part, rate, a.keys[b], 0)
+            dropout_forward(a.branch[b * rows : (b + 1) * rows].ravel(), rate, a.keys[b], 0)
     add(a.x[2 * l + 1], norm if k.normalised_residual else x, a.branch)
 
     # x += mlp(norm(x))
@@ -138,7 +137,7 @@ def block_forward(a, p, l, k, rate, sequence_keys):
     norm_forward(norm, a.mean[2 * l + 1], a.rstd[2 * l + 1], x,
                  p.mlp_norm_gain[l], p.mlp_norm_bias[l])
     linear_forward(a.slope[l], norm, p.up_weight[l], p.up_bias[l])
-    gelu_forward(a.gelu[l], a.slope[l], a.slope[l])
+    gelu_forward(a.gelu[l], a.slope[l])
     linear_forward(a.branch, a.gelu[l], p.down_weight[l], p.down_bias[l])
     add(a.x[2 * l + 2], norm if k.normalised_residual else x, a.branch)
 
@@ -152,7 +151,7 @@ def block_backward(g, a, p, l, k, rate, sequence_keys):
     # x += mlp(norm(x))
     linear_backward(a.dgelu, g.down_weight[l], g.down_bias[l],
                     a.dx, a.gelu[l], p.down_weight[l])
-    gelu_backward(a.dgelu, a.dgelu, a.slope[l])
+    gelu_backward(a.dgelu, a.slope[l])
     linear_backward(a.dnorm, g.up_weight[l], g.up_bias[l],
                     a.dgelu, a.norm[2 * l + 1], p.up_weight[l])
     if k.normalised_residual:
@@ -165,8 +164,7 @@ def block_backward(g, a, p, l, k, rate, sequence_keys):
     if rate > 0:
         draw_keys(a.keys, sequence_keys, 2 * l + 1)
         for b in range(a.keys.size):
-            part = a.branch[b * rows : (b + 1) * rows].ravel()
-            dropout_backward(part, part, rate, a.keys[b], 0)
+            dropout_backward(a.branch[b * rows : (b + 1) * rows].ravel(), rate, a.keys[b], 0)
     linear_backward(a.dnorm, g.projection_weight[l], g.projection_bias[l],
                     a.branch, a.attention[l], p.projection_weight[l])
     draw_keys(a.keys, sequence_keys, 2 * l)

@@ -13,8 +13,9 @@ import numpy as np
 from .errors import FemtoError
 from .layers.gelu import gelu_forward
 from .layers.norm import norm_forward
-from .layers.numeric import exp, kernel, largest
+from .layers.numeric import kernel
 from .layers.rotary import rotary_angles, rotary_forward
+from .layers.rows import dot_row, exp_row, largest
 from .model import Constants, constants
 from .tensors import views
 
@@ -58,16 +59,8 @@ def attend(out, cache, qkv, num_heads, slot, filled):
         first = h * hs
         q = qkv[first : first + hs]
         for t in range(filled):
-            key = cache[0, t, first : first + hs]
-            score = scalar(0)
-            for c in range(hs):
-                score += q[c] * key[c]
-            weights[t] = score * scale
-        most = largest(weights, filled)
-        total = scalar(0)
-        for t in range(filled):
-            weights[t] = exp(weights[t] - most)
-            total += weights[t]
+            weights[t] = dot_row(q, cache[0, t, first : first + hs], hs)
+        total = exp_row(weights, weights, filled, largest(weights, filled), scale)
         o = out[first : first + hs]
         for c in range(hs):
             o[c] = 0
@@ -89,7 +82,7 @@ def decode_token(logits, cache, token, slot, filled, p, k):
     mean, rstd = np.empty(1, logits.dtype), np.empty(1, logits.dtype)
     qkv, branch = np.empty((1, 3 * C), logits.dtype), np.empty(C, logits.dtype)
     attention = np.empty(C, logits.dtype)
-    up, slope = np.empty((1, 4 * C), logits.dtype), np.empty((1, 4 * C), logits.dtype)
+    up, gelu = np.empty((1, 4 * C), logits.dtype), np.empty((1, 4 * C), logits.dtype)
     nothing = np.zeros(3 * C, logits.dtype)
     x[0, :] = p.token_embedding[token]
     if k.positions.shape[0] > 0:
@@ -106,8 +99,8 @@ def decode_token(logits, cache, token, slot, filled, p, k):
         x[0, :] += branch
         norm_forward(norm, mean, rstd, x, p.mlp_norm_gain[l], p.mlp_norm_bias[l])
         vector_linear(up[0], norm[0], p.up_weight[l], p.up_bias[l])
-        gelu_forward(up, slope, up)
-        vector_linear(branch, up[0], p.down_weight[l], p.down_bias[l])
+        gelu_forward(gelu, up)
+        vector_linear(branch, gelu[0], p.down_weight[l], p.down_bias[l])
         if k.normalised_residual:
             x[:, :] = norm
         x[0, :] += branch

@@ -37,7 +37,8 @@ def attention_forward(out, p, qkv, rate, keys):
             matmul_to_lower(p[b, h], q, k.T)
             softmax_forward(p[b, h], p[b, h], scale)
             if rate > 0:
-                dropout_forward(dropped.ravel(), p[b, h].ravel(), rate, keys[b], h * T * T)
+                dropped[:, :] = p[b, h]
+                dropout_forward(dropped.ravel(), rate, keys[b], h * T * T)
                 lower_matmul(o, dropped, v)
             else:
                 lower_matmul(o, p[b, h], v)
@@ -65,9 +66,10 @@ def attention_backward(dqkv, dout, p, qkv, rate, keys):
             do = dout[b * T : (b + 1) * T, h * hs : (h + 1) * hs]
             matmul_to_lower(ds, do, v.T)  # dp
             if rate > 0:
-                dropout_forward(dropped.ravel(), p[b, h].ravel(), rate, keys[b], h * T * T)
+                dropped[:, :] = p[b, h]
+                dropout_forward(dropped.ravel(), rate, keys[b], h * T * T)
                 upper_matmul(dv, dropped.T, do)
-                dropout_backward(ds.ravel(), ds.ravel(), rate, keys[b], h * T * T)
+                dropout_backward(ds.ravel(), rate, keys[b], h * T * T)
             else:
                 upper_matmul(dv, p[b, h].T, do)
             softmax_backward(ds, ds, p[b, h], scale)

@@ -7,7 +7,8 @@
 
 import numpy as np
 
-from .numeric import exp, kernel, largest
+from .numeric import kernel
+from .rows import exp_row, largest, scale_row
 
 
 @kernel
@@ -21,14 +22,9 @@ def cross_entropy_forward(probabilities, logits, targets):
         row, p = logits[n], probabilities[n]
         most = largest(row, V)
         target = row[targets[n]] - most
-        total = scalar(0)
-        for v in range(V):
-            p[v] = exp(row[v] - most)
-            total += p[v]
+        total = exp_row(p, row, V, most, scalar(1))
         loss += np.log(total) - target
-        inverse = scalar(1) / total
-        for v in range(V):
-            p[v] *= inverse
+        scale_row(p, V, scalar(1) / total)
     return loss
 
 

@@ -18,18 +18,18 @@ def dropout_threshold(rate):
 
 
 @kernel
-def dropout_forward(out, x, rate, key, first):
-    """Overwrites out, which may be x itself. Element i of x is number first + i."""
-    # out, x: (F,)   key: uint64 below 2^32
+def dropout_forward(x, rate, key, first):
+    """In place: x becomes out. Element i of x is number first + i."""
+    # x: (F,)   key: uint64 below 2^32
     scalar = x.dtype.type
     threshold, scale = dropout_threshold(rate), scalar(1 / (1 - rate))
     for i in range(x.size):
         kept = hash32(np.uint64(first + i), key) >= threshold
-        out[i] = x[i] * (scale if kept else scalar(0))
+        x[i] *= scale if kept else scalar(0)
 
 
 @kernel
-def dropout_backward(dx, dout, rate, key, first):
-    """Overwrites dx, which may be dout itself: the mask again, as forward drew it."""
-    # dx, dout: (F,)
-    dropout_forward(dx, dout, rate, key, first)
+def dropout_backward(dx, rate, key, first):
+    """In place: dx comes as dout. The mask again, as forward drew it."""
+    # dx: (F,)
+    dropout_forward(dx, rate, key, first)

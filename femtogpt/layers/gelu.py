@@ -1,4 +1,6 @@
-"""GELU, tanh form (Hendrycks, Gimpel 2016): 0.5 x (1 + tanh(z/2)), z = 2 sqrt(2/pi) (x + 0.044715 x^3).
+"""GELU in its tanh form (Hendrycks, Gimpel 2016), x (1 + tanh(z/2)) / 2 where
+
+    z = 2 sqrt(2/pi) (x + 0.044715 x^3)
 
 Since (1 + tanh(z/2)) / 2 is the logistic function s(z) = 1 / (1 + e^-z):
 
@@ -14,26 +16,29 @@ CUBIC = LINEAR * 0.044715
 
 
 @kernel
-def gelu_forward(out, slope, x):
-    """Overwrites out and slope, which may be x itself: backward needs no more of x."""
-    # out, slope, x: (N, F)
+def gelu_forward(out, x):
+    """Overwrites out, and x by the slope: backward needs no more of it.
+
+    In place, for LLVM does not vectorise what might be two arrays that overlap.
+    """
+    # out, x: (N, F)
     scalar = x.dtype.type
     for n in range(x.shape[0]):
-        row, o, d = x[n], out[n], slope[n]
+        row, o = x[n], out[n]
         for f in range(row.size):
             v = row[f]
             square = v * v
             s = scalar(1) / (scalar(1) + exp(-v * (scalar(LINEAR) + scalar(CUBIC) * square)))
             o[f] = v * s
             dz = scalar(LINEAR) + scalar(3 * CUBIC) * square
-            d[f] = s + v * s * (scalar(1) - s) * dz
+            row[f] = s + v * s * (scalar(1) - s) * dz
 
 
 @kernel
-def gelu_backward(dx, dout, slope):
-    """Overwrites dx, which may be dout itself."""
-    # dx, dout, slope: (N, F)
+def gelu_backward(dx, slope):
+    """dx comes as dout and is overwritten."""
+    # dx, slope: (N, F)
     for n in range(slope.shape[0]):
-        d, do, s = dx[n], dout[n], slope[n]
+        d, s = dx[n], slope[n]
         for f in range(s.size):
-            d[f] = do[f] * s[f]
+            d[f] *= s[f]

@@ -12,9 +12,8 @@ from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic, overload
 
 from .numeric import FASTMATH, kernel
-from .tiles import detect, make_tile
+from .tiles import VECTORS, address_of, make_tile
 
-VECTORS = detect()
 if VECTORS is not None:
     LANES, ROWS = VECTORS.lanes, VECTORS.rows
     _tile_3, _tile_2, _tile_1 = (make_tile(LANES, ROWS, columns) for columns in (3, 2, 1))
@@ -140,8 +139,8 @@ def _tiled(out, a, b, start, start_stride, known):
     """out = start + a @ b in float32; start: an address, 0 for none."""
     rows, size = a.shape
     columns = b.shape[1]
-    c, c_stride = out.ctypes.data, out.strides[0] // 4
-    a_at, a_row, a_k = a.ctypes.data, a.strides[0] // 4, a.strides[1] // 4
+    c, c_stride = address_of(out), out.strides[0] // 4
+    a_at, a_row, a_k = address_of(a), a.strides[0] // 4, a.strides[1] // 4
     buffer = np.empty(min(size, K_BLOCK) * 3 * LANES, np.float32)
     for k in range(0, size, K_BLOCK):
         k_count = min(K_BLOCK, size - k)
@@ -162,7 +161,7 @@ def _tiled(out, a, b, start, start_stride, known):
             else:
                 begin, begin_stride = np.int64(0), np.int64(0)
             _panel(here, c_stride, begin, begin_stride, a_at + 4 * k * a_k, a_row, a_k,
-                   packed.ctypes.data, k_count, rows, vectors, last, known, k, j)
+                   address_of(packed), k_count, rows, vectors, last, known, k, j)
             j += width
 
 
@@ -177,11 +176,11 @@ def _product_compiled(out, a, b, start, known):
         elif start.ndim == 1:
             def tiled(out, a, b, start, known):
                 _tiled(_any_layout(out), _any_layout(a), _any_layout(b),
-                       np.int64(start.ctypes.data), np.int64(0), known)
+                       address_of(start), np.int64(0), known)
         else:
             def tiled(out, a, b, start, known):
                 _tiled(_any_layout(out), _any_layout(a), _any_layout(b),
-                       np.int64(start.ctypes.data), np.int64(start.strides[0] // 4), known)
+                       address_of(start), np.int64(start.strides[0] // 4), known)
         return tiled
     # numba's np.dot (BLAS) wants contiguous arrays.
     if is_none:

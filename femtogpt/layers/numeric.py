@@ -112,29 +112,6 @@ def _exp(x):
     return exp_float32
 
 
-def largest(row, count):
-    """The largest of a row's first `count` numbers; NaN if one is a NaN with a clear sign bit."""
-    return np.max(row[:count])
-
-
-@overload(largest, jit_options={"fastmath": set(FASTMATH), "error_model": "numpy"}, inline="never")
-def _largest(row, count):
-    if row.dtype != types.float32:
-        return lambda row, count: np.max(row[:count])
-
-    # LLVM does not vectorise the maximum of floats unless NaN may be lost, but of
-    # integers: a float's bits, the lower 31 flipped where it is negative, are in order.
-    def largest_float32(row, count):
-        bits = row.view(np.int32)
-        most = np.int32(-(2**31))
-        for i in range(count):
-            ordered = np.int32(bits[i] ^ ((bits[i] >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-            most = max(most, ordered)
-        return np.int32(most ^ ((most >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)
-
-    return largest_float32
-
-
 _32_BITS = np.uint64(0xFFFFFFFF)
 
 

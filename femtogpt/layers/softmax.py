@@ -3,9 +3,8 @@
     p = e^(scale s) / sum of e^(scale s)     ds = scale p (dp - sum of dp p)
 """
 
-from .numeric import exp, kernel, largest
-
-BLOCK = 16  # columns are worked on in whole vectors; what is too much is overwritten
+from .numeric import kernel
+from .rows import dot_row, exp_row, largest, scale_row, softmax_gradient_row, zero_row
 
 
 @kernel
@@ -16,20 +15,9 @@ def softmax_forward(p, s, scale):
     scalar = s.dtype.type
     for t in range(T):
         row, out = s[t], p[t]
-        most = largest(row, t + 1)
-        end = min(T, (t // BLOCK + 1) * BLOCK)
-        for j in range(t + 1, end):
-            row[j] = most
-        for j in range(end):
-            out[j] = exp((row[j] - most) * scalar(scale))
-        for j in range(t + 1, T):
-            out[j] = 0
-        total = scalar(0)
-        for j in range(end):
-            total += out[j]
-        inverse = scalar(1) / total
-        for j in range(end):
-            out[j] *= inverse
+        total = exp_row(out, row, t + 1, largest(row, t + 1), scalar(scale))
+        scale_row(out, t + 1, scalar(1) / total)
+        zero_row(out, t + 1, T)
 
 
 @kernel
@@ -40,13 +28,6 @@ def softmax_backward(ds, dp, p, scale):
     scalar = p.dtype.type
     for t in range(T):
         row, d, out = p[t], dp[t], ds[t]
-        end = min(T, (t // BLOCK + 1) * BLOCK)
-        for j in range(t + 1, end):
-            d[j] = 0
-        dot = scalar(0)
-        for j in range(end):
-            dot += d[j] * row[j]
-        for j in range(end):
-            out[j] = (d[j] - dot) * row[j] * scalar(scale)
-        for j in range(end, T):
-            out[j] = 0
+        dot = dot_row(d, row, t + 1)
+        softmax_gradient_row(out, d, row, t + 1, dot, scalar(scale))
+        zero_row(out, t + 1, T)

@@ -44,6 +44,21 @@ def detect():
     return None
 
 
+VECTORS = detect()
+
+
+@intrinsic
+def address_of(typingctx, array):
+    """Where an array's first number lies, int64. Without array.ctypes' reference counting,
+    which costs as much as a short row's whole softmax. The array must be kept alive."""
+
+    def codegen(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.ptrtoint(data, ir.IntType(64))
+
+    return types.int64(array), codegen
+
+
 def make_tile(lanes, rows, columns):
     """An intrinsic tile(c, c_stride, start, start_stride, a, a_row, a_k, b, k, last).
 
