@@ -160,7 +160,7 @@ def block_backward(g, a, p, l, k, rate, sequence_keys):
                   a.x[2 * l + 1], a.mean[2 * l + 1], a.rstd[2 * l + 1], p.mlp_norm_gain[l])
 
     # x += attention(norm(x))
-    a.branch[:, :] = a.dx
+    copy(a.branch, a.dx)
     if rate > 0:
         draw_keys(a.keys, sequence_keys, 2 * l + 1)
         for b in range(a.keys.size):
@@ -234,6 +234,15 @@ def add(out, x, y):
         o, u, v = out[n], x[n], y[n]
         for c in range(o.size):
             o[c] = u[c] + v[c]
+
+
+@kernel
+def copy(to, source):
+    """to = source, both (N, C). (to[:, :] = source takes numba two seconds more to compile.)"""
+    for n in range(to.shape[0]):
+        t, s = to[n], source[n]
+        for c in range(t.size):
+            t[c] = s[c]
 
 
 @kernel

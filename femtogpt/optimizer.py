@@ -33,6 +33,8 @@ OPTIMIZERS = ("muon", "adamw")
 
 
 class AdamW(NamedTuple):
+    """The constants of AdamW that a recipe fixes."""
+
     beta1: float
     beta2: float
     eps: float
@@ -208,13 +210,14 @@ def muon_update(w, m, g, rate, shrink, clip):
             u[i, j] = gij + momentum * m[i, j]
     if w.shape[0] <= w.shape[1]:
         orthogonalise(u)
+        direction = u.T.T
     else:
         turned = np.ascontiguousarray(u.T)
         orthogonalise(turned)
-        u[:, :] = turned.T
+        direction = turned.T
     for i in range(w.shape[0]):
         for j in range(w.shape[1]):
-            w[i, j] = scalar(shrink) * w[i, j] - scalar(rate) * u[i, j]
+            w[i, j] = scalar(shrink) * w[i, j] - scalar(rate) * direction[i, j]
 
 
 @kernel

@@ -11,12 +11,13 @@ import math
 import numpy as np
 
 from .errors import FemtoError
+from .layers.embedding import embedding_forward
 from .layers.gelu import gelu_forward
 from .layers.norm import norm_forward
 from .layers.numeric import kernel
 from .layers.rotary import rotary_angles, rotary_forward
 from .layers.rows import dot_row, exp_row, largest
-from .model import Constants, constants
+from .model import Constants, add, constants
 from .tensors import views
 
 
@@ -80,30 +81,24 @@ def decode_token(logits, cache, token, slot, filled, p, k):
     L, _, _, C = cache.shape
     x, norm = np.empty((1, C), logits.dtype), np.empty((1, C), logits.dtype)
     mean, rstd = np.empty(1, logits.dtype), np.empty(1, logits.dtype)
-    qkv, branch = np.empty((1, 3 * C), logits.dtype), np.empty(C, logits.dtype)
+    qkv, branch = np.empty((1, 3 * C), logits.dtype), np.empty((1, C), logits.dtype)
     attention = np.empty(C, logits.dtype)
     up, gelu = np.empty((1, 4 * C), logits.dtype), np.empty((1, 4 * C), logits.dtype)
     nothing = np.zeros(3 * C, logits.dtype)
-    x[0, :] = p.token_embedding[token]
-    if k.positions.shape[0] > 0:
-        x[0, :] += k.positions[0]
+    embedding_forward(x, np.full(1, token), p.token_embedding, k.positions)
     for l in range(L):
         norm_forward(norm, mean, rstd, x, p.attention_norm_gain[l], p.attention_norm_bias[l])
         vector_linear(qkv[0], norm[0], p.query_key_value_weight[l], nothing)
         if k.cos.shape[0] > 0:
             rotary_forward(qkv, k.cos, k.sin, k.num_heads)
         attend(attention, cache[l], qkv[0], k.num_heads, slot, filled)
-        vector_linear(branch, attention, p.projection_weight[l], p.projection_bias[l])
-        if k.normalised_residual:
-            x[:, :] = norm
-        x[0, :] += branch
+        vector_linear(branch[0], attention, p.projection_weight[l], p.projection_bias[l])
+        add(x, norm if k.normalised_residual else x, branch)
         norm_forward(norm, mean, rstd, x, p.mlp_norm_gain[l], p.mlp_norm_bias[l])
         vector_linear(up[0], norm[0], p.up_weight[l], p.up_bias[l])
         gelu_forward(gelu, up)
-        vector_linear(branch, gelu[0], p.down_weight[l], p.down_bias[l])
-        if k.normalised_residual:
-            x[:, :] = norm
-        x[0, :] += branch
+        vector_linear(branch[0], gelu[0], p.down_weight[l], p.down_bias[l])
+        add(x, norm if k.normalised_residual else x, branch)
     norm_forward(norm, mean, rstd, x, p.final_norm_gain, p.final_norm_bias)
     vector_linear(logits, norm[0], p.head_weight, p.head_bias)
 

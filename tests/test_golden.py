@@ -17,10 +17,11 @@ from femtogpt.data import draw_batch
 from femtogpt.model import initial_parameters
 from femtogpt.optimizer import Schedule, fresh_state, learning_rate, update
 from femtogpt.parallel import Engine
+from femtogpt.tensors import views
 
 FILE = Path(__file__).parent / "golden" / "losses.json"
 STEPS, BATCH_SIZE, SEED, DROPOUT = 20, 16, 1, 0.1
-SCHEDULES = {"standard": Schedule(3e-3, 0.0, 5, None), "femto": Schedule(3e-3, 1e-5, 5, 100)}
+SCHEDULES = {"standard": Schedule(3e-3, 0.0, 5, None), "femto": Schedule(2e-2, 1e-5, 5, 100)}
 RUNS = ("standard/muon", "standard/adamw", "femto/adamw")
 
 
@@ -37,7 +38,10 @@ def losses_of(run):
     """The mean loss of every step."""
     recipe, optimizer = run.split("/")
     config = GPTConfig(31, 24, 32, 2, 2, recipe)
-    tokens, flat, state = some_tokens(), initial_parameters(config, SEED), None
+    tokens, flat = some_tokens(), initial_parameters(config, SEED)
+    if recipe == "femto":  # its gains begin near zero, and nothing is to be seen for 100 steps
+        for field, tensor in views(flat, config)._asdict().items():
+            tensor += field.endswith("_gain")
     state = fresh_state(config, optimizer)
     losses = []
     with Engine(config, BATCH_SIZE, threads=2) as engine:
@@ -54,8 +58,8 @@ def losses_of(run):
 def test_losses_are_the_golden_ones(run):
     golden = json.loads(FILE.read_text())[run]
     assert len(golden) == STEPS
-    # Another processor or BLAS rounds otherwise, by about 1e-5 after these steps.
-    np.testing.assert_allclose(losses_of(run), golden, rtol=1e-3)
+    # Another processor or BLAS rounds otherwise: our tiles and OpenBLAS differ by 1e-6 here.
+    np.testing.assert_allclose(losses_of(run), golden, rtol=2e-4)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 def test_layers_and_model_pass_with_the_jit_off():
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider",
                str(HERE / "test_layers.py"), str(HERE / "test_model.py")]
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     environment.pop("PYTEST_ADDOPTS", None)

@@ -28,8 +28,16 @@ from femtogpt.layers.matmul import (
     upper_matmul,
 )
 from femtogpt.layers.norm import norm_backward, norm_forward
-from femtogpt.layers.numeric import exp, hash32, kernel, largest
+from femtogpt.layers.numeric import exp, hash32, kernel
 from femtogpt.layers.rotary import rotary_angles, rotary_backward, rotary_forward
+from femtogpt.layers.rows import (
+    dot_row,
+    exp_row,
+    largest,
+    scale_row,
+    softmax_gradient_row,
+    zero_row,
+)
 from femtogpt.layers.softmax import softmax_backward, softmax_forward
 
 COMPILED = not numba.config.DISABLE_JIT
@@ -95,12 +103,13 @@ def linear(N, I, O, with_bias=True):
 
 def gelu(N, F):
     def forward(i):
-        out, slope = nans((N, F), i["x"]), nans((N, F), i["x"])
-        gelu_forward(out, slope, i["x"])
+        out, slope = nans((N, F), i["x"]), i["x"].copy()
+        gelu_forward(out, slope)
         return out, slope
 
     def backward(g, dout, i, slope):
-        gelu_backward(g["x"], dout, slope)
+        g["x"][...] = dout
+        gelu_backward(g["x"], slope)
 
     return Case({"x": 3 * normal(N, F)}, forward, backward, lambda i: naive.gelu(**i), ("x",))
 
@@ -109,12 +118,13 @@ def dropout(F, rate, first=0):
     key = KEYS[0]
 
     def forward(i):
-        out = nans(F, i["x"])
-        dropout_forward(out, i["x"], rate, key, first)
+        out = i["x"].copy()
+        dropout_forward(out, rate, key, first)
         return out, None
 
     def backward(g, dout, i, _):
-        dropout_backward(g["x"], dout, rate, key, first)
+        g["x"][...] = dout
+        dropout_backward(g["x"], rate, key, first)
 
     def reference(i):
         return i["x"] * naive.dropout_mask(F, rate, int(key), first)
@@ -381,7 +391,8 @@ def dropout_without_the_scale(g, dout, i, _):
 
 
 def dropout_with_another_mask(g, dout, i, _):
-    dropout_backward(g["x"], dout, 0.2, KEYS[0], 1)
+    g["x"][...] = dout
+    dropout_backward(g["x"], 0.2, KEYS[0], 1)
 
 
 def embedding_of_repeated_tokens_once(g, dout, i, _):
@@ -447,31 +458,6 @@ def test_checker_sees_what_a_cotangent_of_ones_hides_in_softmax():
 
 
 # --- in place, where a docstring allows it -----------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_gelu_in_place_gives_the_same(dtype):
-    x, dout = normal(5, 33).astype(dtype), normal(5, 33, seed=1).astype(dtype)
-    out, slope, dx = (np.empty_like(x) for _ in range(3))
-    gelu_forward(out, slope, x)
-    gelu_backward(dx, dout, slope)
-    out_2, slope_2, dx_2 = np.empty_like(x), x.copy(), dout.copy()
-    gelu_forward(out_2, slope_2, slope_2)
-    gelu_backward(dx_2, dx_2, slope_2)
-    for one, two in ((out, out_2), (slope, slope_2), (dx, dx_2)):
-        np.testing.assert_allclose(one, two, rtol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_dropout_in_place_gives_the_same(dtype):
-    x = normal(65).astype(dtype)
-    out, in_place = np.empty_like(x), x.copy()
-    dropout_forward(out, x, 0.3, KEYS[0], 5)
-    dropout_forward(in_place, in_place, 0.3, KEYS[0], 5)
-    np.testing.assert_array_equal(out, in_place)
-    in_place = x.copy()
-    dropout_backward(in_place, in_place, 0.3, KEYS[0], 5)
-    np.testing.assert_array_equal(out, in_place)
 
 
 @pytest.mark.parametrize("T", [1, 7, 16, 35])
@@ -549,41 +535,49 @@ def test_softmax_of_a_nan_is_nan_in_its_row_alone(dtype, sign):
 def test_norm_gelu_and_dropout_keep_nan(dtype):
     x, one = np.ones((2, 20), dtype), np.ones(20, dtype)
     x[1, 3] = np.nan
-    out, slope, mean, rstd = x * 0, x * 0, x[:, 0] * 0, x[:, 0] * 0
+    out, slope, mean, rstd = x * 0, x.copy(), x[:, 0] * 0, x[:, 0] * 0
     norm_forward(out, mean, rstd, x, one, one)
     assert np.isnan(out[1]).all() and np.isfinite(out[0]).all()
-    gelu_forward(out, slope, x)
-    assert np.isnan(out[1, 3]) and np.isnan(out).sum() == 1
-    dropout_forward(flat(out), flat(x), 0.5, KEYS[0], 0)
-    assert np.isnan(out[1, 3]) and np.isnan(out).sum() == 1  # even where it is dropped
+    gelu_forward(out, slope)
+    for array in (out, slope):
+        assert np.isnan(array[1, 3]) and np.isnan(array).sum() == 1
+    dropout_forward(flat(x), 0.5, KEYS[0], 0)
+    assert np.isnan(x[1, 3]) and np.isnan(x).sum() == 1
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gelu_is_zero_or_x_far_from_zero(dtype):
-    x = np.array([[-np.inf, -1e4, -50, 50, 1e4]], dtype)[:, 1:]
-    out, slope = np.empty_like(x), np.empty_like(x)
-    gelu_forward(out, slope, x)
+    slope = np.array([[-1e4, -50, 50, 1e4]], dtype)
+    out = np.empty_like(slope)
+    gelu_forward(out, slope)
     np.testing.assert_allclose(out, [[0, 0, 50, 1e4]], atol=1e-30)
     np.testing.assert_allclose(slope, [[0, 0, 1, 1]], atol=1e-25)
 
 
 def test_dropout_keeps_the_stated_share_and_the_mean():
     count = 100_000 if COMPILED else 5_000
-    x = np.ones(count, np.float32)
-    out = np.empty_like(x)
     for rate in (0.0, 0.1, 0.5, 0.9):
-        dropout_forward(out, x, rate, KEYS[0], 0)
+        out = np.ones(count, np.float32)
+        dropout_forward(out, rate, KEYS[0], 0)
         spread = np.sqrt(rate * (1 - rate) / count)
         assert abs(np.mean(out == 0) - rate) <= 5 * spread
         np.testing.assert_allclose(out[out != 0], 1 / (1 - rate), rtol=1e-6)
 
 
 def test_dropout_numbers_elements_from_first():
-    x = np.ones(50)
-    whole, part = np.empty(50), np.empty(20)
-    dropout_forward(whole, x, 0.5, KEYS[0], 100)
-    dropout_forward(part, x[:20], 0.5, KEYS[0], 130)
+    whole, part = np.ones(50), np.ones(20)
+    dropout_forward(whole, 0.5, KEYS[0], 100)
+    dropout_forward(part, 0.5, KEYS[0], 130)
     np.testing.assert_array_equal(part, whole[30:])
+
+
+def test_dropout_drops_exactly_the_hashes_below_the_rate():
+    for i in range(20):
+        hashed = naive.hash32(i, int(KEYS[0]))
+        for threshold, kept in ((hashed, True), (hashed + 1, False)):
+            x = np.ones(1)
+            dropout_forward(x, threshold / 2**32, KEYS[0], i)
+            assert (x[0] > 0) == kept
 
 
 def test_embedding_sinusoids_are_the_formula():
@@ -760,6 +754,22 @@ def exp_of_all(out, x):
 
 
 @kernel
+def rows_of_all(results, exps, scaled, zeroed, gradient, x, y, count, first, most):
+    """Every function of rows, on the first `count` numbers."""
+    results[0] = largest(x, count)
+    results[1] = exp_row(exps, x, count, most, x.dtype.type(0.7))
+    results[2] = dot_row(x, y, count)
+    scale_row(scaled, count, x.dtype.type(3))
+    zero_row(zeroed, first, count)
+    softmax_gradient_row(gradient, x, y, count, x.dtype.type(0.25), x.dtype.type(0.7))
+
+
+@kernel
+def exp_row_of(out, x, count, most, scale):
+    return exp_row(out, x, count, most, scale)
+
+
+@kernel
 def largest_of(row, count):
     return largest(row, count)
 
@@ -804,7 +814,7 @@ def test_largest_is_the_maximum_of_the_first_count(dtype):
             row = (normal(40, seed=count) + shift).astype(dtype)
             row[count:] = 1000
             assert largest_of(row, count) == row[:count].max()
-    row = np.array([-np.inf, -3, np.inf, 7, np.nan], dtype)
+    row = np.array([-np.inf, -3, np.inf, 7], dtype)
     assert largest_of(row, 1) == -np.inf
     assert largest_of(row, 2) == -3
     assert largest_of(row, 4) == np.inf
@@ -812,12 +822,46 @@ def test_largest_is_the_maximum_of_the_first_count(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_largest_of_a_nan_is_nan(dtype):
-    for count in (1, 5, 16, 33):
-        for at in {0, count // 2, count - 1}:
-            row = normal(40).astype(dtype)
-            row[at] = np.nan
-            assert np.isnan(largest_of(row, count))
+def test_rows_functions_do_what_they_say_and_touch_no_more_than_count(dtype):
+    size = 55
+    for count in (1, 2, 15, 16, 17, 32, 48, 50):
+        x, y = (normal(size, seed=s).astype(dtype) for s in (count, count + 100))
+        x[count:] = y[count:] = np.nan
+        first = count // 3
+        arrays = [np.full(size, 5, dtype) for _ in range(4)]
+        results = np.zeros(3, dtype)
+        most = x[:count].max()
+        rows_of_all(results, *arrays, x, y, count, first, most)
+        xs, ys = x[:count].astype(np.float64), y[:count].astype(np.float64)
+        exps = np.exp((xs - most) * 0.7)
+        tolerance = 1e-5 if dtype == np.float32 else 1e-12
+        close = {"rtol": tolerance, "atol": tolerance}
+        np.testing.assert_allclose(results, [most, exps.sum(), xs @ ys], **close)
+        zeroed = np.where(np.arange(count) < first, 5, 0)
+        expected = (exps, np.full(count, 15), zeroed, 0.7 * (xs - 0.25) * ys)
+        for array, right in zip(arrays, expected, strict=True):
+            np.testing.assert_allclose(array[:count], right, **close)
+            assert (array[count:] == 5).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_exponentials_reach_over_the_whole_range_and_keep_nan(dtype):
+    x = np.linspace(-124, 0, 20_001).astype(dtype)
+    out, scale = np.empty_like(x), dtype(0.7)
+    total = exp_row_of(out, x, x.size, dtype(0), scale)
+    exact = np.exp((x * scale).astype(np.longdouble))
+    error = np.abs(out - exact) / exact
+    assert error.max() < (3.2e-7 if dtype == np.float32 else 1e-15)
+    assert total == pytest.approx(float(exact.sum()), rel=1e-5)
+    for at in (0, 7, 40):
+        for value in (np.nan, -np.nan, np.inf):
+            row = np.zeros(41, dtype)
+            row[at] = value
+            with np.errstate(invalid="ignore"):
+                assert np.isnan(exp_row_of(row, row, 41, largest_of(row, 41), scale)), value
+    row = np.array([-np.inf, 0, -1e30], dtype)
+    exp_row_of(row, row, 3, dtype(0), scale)
+    np.testing.assert_allclose(row, [0, 1, 0], atol=1e-37)
 
 
 def test_hash_is_that_of_pure_python_integers():

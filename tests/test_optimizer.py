@@ -101,7 +101,7 @@ def test_adamw_is_torchs():
 def test_gradients_are_clipped_to_norm_1_all_together(optimizer):
     config = small()
     results = []
-    for length in (1.0, 5.0, 1000.0):
+    for length in (1.0, 1.3, 1000.0):
         flat, state = vector(config, np.float32, 0), fresh_state(config, optimizer)
         norm = step(config, flat, vector(config, np.float32, 1, length), state, 3e-3)
         assert norm == pytest.approx(length, rel=1e-6)
@@ -110,7 +110,7 @@ def test_gradients_are_clipped_to_norm_1_all_together(optimizer):
         for one, two in zip(results[0], other, strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
     # A smaller one is not made larger.
-    flat, state, gradient = vector(config, np.float32, 0), fresh_state(config, optimizer), None
+    flat, state = vector(config, np.float32, 0), fresh_state(config, optimizer)
     gradient = vector(config, np.float32, 1, 0.25)
     step(config, flat, gradient, state, 3e-3)
     adamw = slice(0, count_adamw_parameters(config))
@@ -174,7 +174,7 @@ def test_orthogonalise_moves_singular_values_to_about_1(shape):
         y = x * np.float32(scale)
         orthogonalise(y)
         values = np.linalg.svd(y, compute_uv=False)
-        assert 0.6 < values.min() and values.max() < 1.3
+        assert values.min() > 0.6 and values.max() < 1.3
         np.testing.assert_allclose(
             y, naive.orthogonalise(x.astype(np.float64) * scale), atol=2e-3)
         # The singular vectors stay: y x^T is symmetric and positive.
@@ -246,7 +246,7 @@ def test_schedule_of_the_standard_recipe_at_its_corners():
     for length in range(1, 12):
         assert all(0 < rate(s, length) <= 3e-3 for s in range(length))
     given = Schedule(1e-2, 1e-3, 0, 10)
-    assert rate(0, schedule=given) == 1e-2
+    assert rate(0, schedule=given) == pytest.approx(1e-2)
     assert rate(95, schedule=given) == pytest.approx(1e-3 + 9e-3 / 2)
 
 
@@ -259,7 +259,7 @@ def test_schedule_of_the_femto_recipe_at_its_corners():
     assert rate(99) == rate(100) == pytest.approx(1e-3)
     assert rate(25_100) == pytest.approx((1e-3 + 1e-5) / 2)
     assert rate(50_099) > 1e-5
-    assert rate(50_100) == rate(10**7) == pytest.approx(1e-5)
+    assert rate(50_100) == pytest.approx(1e-5) and rate(10**7) == 1e-5
     assert rate(300) == rate(300, 250, 10**6)  # whatever the run
 
 

@@ -19,6 +19,16 @@ from .softmax import softmax_backward, softmax_forward
 
 
 @kernel
+def drop(dropped, p, rate, key, first):
+    """dropped = dropout of p. dropped, p: (T, T)."""
+    for t in range(p.shape[0]):
+        d, row = dropped[t], p[t]
+        for j in range(row.size):
+            d[j] = row[j]
+    dropout_forward(dropped.ravel(), rate, key, first)
+
+
+@kernel
 def attention_forward(out, p, qkv, rate, keys):
     """Overwrites out and p. rate: dropout's; keys: one a sequence, below 2^32."""
     # out: (B T, C)   p: (B, NH, T, T)   qkv: (B T, 3C)   keys: (B,) uint64
@@ -37,8 +47,7 @@ def attention_forward(out, p, qkv, rate, keys):
             matmul_to_lower(p[b, h], q, k.T)
             softmax_forward(p[b, h], p[b, h], scale)
             if rate > 0:
-                dropped[:, :] = p[b, h]
-                dropout_forward(dropped.ravel(), rate, keys[b], h * T * T)
+                drop(dropped, p[b, h], rate, keys[b], h * T * T)
                 lower_matmul(o, dropped, v)
             else:
                 lower_matmul(o, p[b, h], v)
@@ -66,8 +75,7 @@ def attention_backward(dqkv, dout, p, qkv, rate, keys):
             do = dout[b * T : (b + 1) * T, h * hs : (h + 1) * hs]
             matmul_to_lower(ds, do, v.T)  # dp
             if rate > 0:
-                dropped[:, :] = p[b, h]
-                dropout_forward(dropped.ravel(), rate, keys[b], h * T * T)
+                drop(dropped, p[b, h], rate, keys[b], h * T * T)
                 upper_matmul(dv, dropped.T, do)
                 dropout_backward(ds.ravel(), rate, keys[b], h * T * T)
             else:
