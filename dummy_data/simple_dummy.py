@@ -11,11 +11,7 @@ prints 8000 words, each followed by `;`. The rules a model has to find out:
 - a word ends at length 4 with probability one half, else at length 6.
 """
 
-import argparse
-import errno
-import os
 import random
-import sys
 from collections.abc import Iterator
 
 CONSONANTS = "bcdfghjk"
@@ -67,44 +63,8 @@ def valid_lines(text: str) -> tuple[int, int]:
     return kept, len(lines)
 
 
-def number_of_lines(text: str) -> int:
-    """The argument of --lines; argparse words the complaint about a bad one."""
-    if int(text) < 0:
-        raise ValueError
-    return int(text)
-
-
-def write(pieces: Iterator[str]) -> None:
-    """Print the pieces: the same bytes on every system, and no traceback after `| head`."""
-    # Windows would print "\r\n", and both it and the environment may choose another encoding.
-    sys.stdout.reconfigure(encoding="utf-8", newline="\n")
-    try:
-        sys.stdout.writelines(pieces)
-        sys.stdout.flush()
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL: what Windows says
-            raise
-        # The reader has gone. What is still buffered would be written, and fail, once
-        # more when Python exits, so it goes nowhere instead.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--seed", type=int, help="same seed, same data (default: different each time)"
-    )
-    parser.add_argument(
-        "--lines",
-        type=number_of_lines,
-        default=LINES,
-        help="how many to print (default: %(default)s)",
-    )
-    args = parser.parse_args()
-    write(generate(random.Random(args.seed), args.lines))
-
-
 if __name__ == "__main__":
-    main()
+    from script import parser, write
+
+    args = parser(__doc__, LINES).parse_args()
+    write(generate(random.Random(args.seed), args.lines))

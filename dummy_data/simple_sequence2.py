@@ -10,12 +10,8 @@ Each character, `;` and newline too, is then replaced with probability 0.002 by 
 letter, digit, `;` or newline, unless `--no-noise` is given.
 """
 
-import argparse
-import errno
-import os
 import random
 import string
-import sys
 from collections.abc import Iterator
 
 LINES = 2000
@@ -64,50 +60,17 @@ def score(generated: str, phase: int, count: int = 200) -> tuple[int, int]:
     return sum(a == b for a, b in pairs), count
 
 
-def number_of_lines(text: str) -> int:
-    """The argument of --lines; argparse words the complaint about a bad one."""
-    if int(text) < 0:
-        raise ValueError
-    return int(text)
+if __name__ == "__main__":
+    import argparse
 
+    from script import parser, write
 
-def write(pieces: Iterator[str]) -> None:
-    """Print the pieces: the same bytes on every system, and no traceback after `| head`."""
-    # Windows would print "\r\n", and both it and the environment may choose another encoding.
-    sys.stdout.reconfigure(encoding="utf-8", newline="\n")
-    try:
-        sys.stdout.writelines(pieces)
-        sys.stdout.flush()
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL: what Windows says
-            raise
-        # The reader has gone. What is still buffered would be written, and fail, once
-        # more when Python exits, so it goes nowhere instead.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--seed", type=int, help="same seed, same data (default: different each time)"
-    )
-    parser.add_argument(
-        "--lines",
-        type=number_of_lines,
-        default=LINES,
-        help="how many to print (default: %(default)s)",
-    )
-    parser.add_argument(
+    options = parser(__doc__, LINES)
+    options.add_argument(
         "--noise",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="replace a few characters by random ones (default: yes)",
     )
-    args = parser.parse_args()
+    args = options.parse_args()
     write(generate(random.Random(args.seed), args.lines, args.noise))
-
-
-if __name__ == "__main__":
-    main()

@@ -36,8 +36,8 @@ GENERATORS = [
 RANDOM = [name for name in GENERATORS if name != "simple_sequence"]
 
 
-def run(name, *args, flags=("-I", "-S"), **options):
-    """Run a script. -I and -S leave it nothing to import but the standard library."""
+def run(name, *args, flags=("-E", "-S"), **options):
+    """Run a script. -E and -S leave it its folder and the standard library to import, no more."""
     command = [sys.executable, *flags, str(SCRIPTS / f"{name}.py"), *args]
     return subprocess.run(command, capture_output=True, timeout=60, **options)
 
@@ -121,7 +121,7 @@ def test_a_reader_that_leaves_early(name, tmp_path):
     much = tmp_path / "much.txt"
     much.write_text("a line\n" * 300_000)
     args = [] if name == "mask" else ["--lines", "1000000000"]
-    command = [sys.executable, "-I", "-S", str(SCRIPTS / f"{name}.py"), *args]
+    command = [sys.executable, "-E", "-S", str(SCRIPTS / f"{name}.py"), *args]
     with (
         much.open() as source,
         subprocess.Popen(
@@ -136,10 +136,10 @@ def test_a_reader_that_leaves_early(name, tmp_path):
 
 @pytest.mark.parametrize("name", [*GENERATORS, "mask"])
 def test_a_reader_that_has_left_before_anything_is_written(name):
-    # -I also lets no PYTHONUNBUFFERED get in the way: the output is to be held back until
+    # -E also lets no PYTHONUNBUFFERED get in the way: the output is to be held back until
     # the end here, where Python would write it while exiting and print the failure.
     args = [] if name == "mask" else ["--lines", "3"]
-    command = [sys.executable, "-I", "-S", str(SCRIPTS / f"{name}.py"), *args]
+    command = [sys.executable, "-E", "-S", str(SCRIPTS / f"{name}.py"), *args]
     reader, writer = os.pipe()
     os.close(reader)
     try:
