@@ -35,6 +35,10 @@ _HASH_KEY = rb"\"sha256\": \""  # as it stands in the header: a JSON string with
 _DTYPES = {"float32": "F32", "int32": "I32"}
 
 
+class OtherVersion(FemtoError):
+    """The file is of another format version, not damaged: nothing may take its place."""
+
+
 @dataclass
 class History:
     """What training told: a loss a step in nats, and (step, loss) of each validation."""
@@ -73,26 +77,31 @@ def save(model, path):
     """Writes a model, so that at every moment a loadable file stands at path or beside it.
 
     Beside the target, fsynced, then renamed over it; the file that stood there becomes
-    path.previous. Raises FemtoError, which names the file, where that can't be; the old
-    file is then untouched.
+    path.previous, unless it is damaged (model.recovered): then the good one there stays.
+    Raises FemtoError, which names the file, where that can't be, or where a number is NaN
+    or infinite; the old file is then untouched.
     """
     path = Path(os.path.realpath(path))  # of a link, the file it stands for
     temporary = Path(f"{path}.writing")
+    for name, tensor in _tensors(model).items():
+        if not np.isfinite(tensor).all():
+            raise FemtoError(f"{path} is not written, for {name} holds NaN or infinity")
     try:
         with open(temporary, "wb") as file:
             _write(model, file)
             file.flush()
             os.fsync(file.fileno())
-        _keep_previous(path)
+        if not model.recovered:
+            _keep_previous(path)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise FemtoError(
-            f"cannot write {path}: {error.strerror}. The file that was there is untouched; make "
-            "room or choose another place with --model"
-        ) from None
+        for stray in (temporary, Path(f"{path}.linking")):
+            with contextlib.suppress(OSError):
+                stray.unlink()
+        raise FemtoError(f"cannot write {path}: {error.strerror}. The file that was there is "
+                         "untouched; make room or choose another place with --model") from None
+    model.recovered = None
 
 
 def _keep_previous(path):
@@ -185,10 +194,11 @@ def load(path):
     try:
         return _read(Path(path))
     except FemtoError as error:
-        if not previous_path(path).exists():
+        previous = previous_path(os.path.realpath(path))
+        if isinstance(error, OtherVersion) or not previous.exists():
             raise
-        model = _read(previous_path(path))
-        model.recovered = f"{error}; read {previous_path(path)} in its place, step {model.step}"
+        model = _read(previous)
+        model.recovered = f"{error}; read {previous} in its place, step {model.step}"
         return model
 
 
@@ -205,7 +215,7 @@ def _read(path):
         )
         if model.tokenizer.vocab_size != config.vocab_size:
             raise FemtoError("its tokenizer and its config disagree on the size of the vocabulary")
-        if not isinstance(model.step, int) or not isinstance(model.lineage, list):
+        if type(model.step) is not int or model.step < 0 or not isinstance(model.lineage, list):
             raise FemtoError("its step or lineage is not what this version writes")
         optimizer = metadata["optimizer"]
         if optimizer is not None:
@@ -259,7 +269,7 @@ def read_metadata(path):
             start = file.read(8)
             length = int.from_bytes(start, "little")
             if len(start) < 8 or not 2 <= length <= min(LARGEST_HEADER, size - 8):
-                raise FemtoError(f"{path} is not a femtogpt model: it is no safetensors file, or cut")
+                raise FemtoError(f"{path} is not a femtogpt model: no safetensors file, or cut")
             text = file.read(length)
             metadata = _parse(path, text)
             place = text.rfind(_HASH_KEY) + len(_HASH_KEY)
@@ -283,10 +293,8 @@ def _parse(path, header):
     except (ValueError, KeyError, TypeError, RecursionError):
         raise FemtoError(f"{path} is not a femtogpt model, or its header is damaged") from None
     if version != FORMAT_VERSION:
-        raise FemtoError(
-            f"{path} has format version {version}, this femtogpt reads version {FORMAT_VERSION}: "
-            "use the femtogpt that wrote it, or a newer one"
-        )
+        raise OtherVersion(f"{path} has format version {version}, this femtogpt reads version "
+                           f"{FORMAT_VERSION}: use the femtogpt that wrote it, or a newer one")
     return metadata
 
 
@@ -297,13 +305,18 @@ def lock(path):
     The operating system drops the lock when its holder dies, so none is ever stale.
     """
     path = Path(os.path.realpath(path))
+    if not path.parent.is_dir():
+        raise FemtoError(f"{path}: there is no folder {path.parent}; make it first")
     beside = path.with_name(f".{path.name}.lock")
     held = filelock.FileLock(beside, timeout=0)
     try:
         held.acquire()
     except filelock.Timeout:
-        raise FemtoError(f"{path} is being trained by {_holder(beside)}: wait for it, stop it, or "
-                         "work on another --model") from None
+        holder = "another process"
+        with contextlib.suppress(OSError):
+            holder = beside.read_text() or holder
+        raise FemtoError(f"{path} is being trained by {holder}: wait for it, stop it, or work on "
+                         "another --model") from None
     except OSError as error:
         raise FemtoError(f"cannot write beside {path}: {error.strerror}") from None
     try:
@@ -311,11 +324,7 @@ def lock(path):
             beside.write_text(f"process {os.getpid()}")
         yield
     finally:
+        if not path.exists():  # there was nothing to protect
+            with contextlib.suppress(OSError):
+                beside.unlink()
         held.release()
-
-
-def _holder(beside):
-    try:
-        return beside.read_text() or "another process"
-    except OSError:
-        return "another process"

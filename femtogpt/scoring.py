@@ -33,10 +33,11 @@ def evaluate(model, tokens, threads=None):
             total += engine.mean_loss(model.parameters, windows(tokens, part, T)) * len(part)
     loss = total / len(starts)
     predicted = tokens[1 : len(starts) * T + 1]
+    bits = loss / math.log(2) * len(predicted)
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700)),
-        "bits_per_byte": loss * len(predicted) / count_bytes(model.tokenizer, predicted) / math.log(2),
+        "bits_per_byte": bits / count_bytes(model.tokenizer, predicted),
         "tokens": len(predicted),
     }
 

@@ -59,7 +59,8 @@ class Run:
 
     @classmethod
     def from_json(cls, values):
-        if not isinstance(values, dict) or set(values) != {f.name for f in fields(cls)}:
+        if (not isinstance(values, dict) or set(values) != {f.name for f in fields(cls)}
+                or not all(isinstance(values[f.name], f.type) for f in fields(cls))):
             raise FemtoError("the model's last run is not one this version of femtogpt writes; "
                              "give --steps to begin a new one")
         return cls(**values)
@@ -132,8 +133,9 @@ class Trainer:
         self.training, self.validation = training, validation
         self.save_every, self.seconds, self.until_loss = save_every, seconds, until_loss
         self.threads = threads
-        recent = model.history.losses[-20:]
-        self.smoothed = sum(recent) / len(recent) if recent else None
+        self.smoothed = None
+        for loss in model.history.losses:
+            self._smooth(loss)
         self.best_loss = min((loss for _, loss in model.history.validation), default=math.inf)
         self._best = None  # the model as it was at its best validation in this session
         self._worse = self._best_saved = False
@@ -183,18 +185,24 @@ class Trainer:
             model.parameters, batch, run.dropout, keys
         )
         if not math.isfinite(loss) or not np.isfinite(squares).all():
-            raise Diverged(
-                f"diverged at step {model.step + 1}: the loss or a gradient is not finite "
-                f"(last losses: {', '.join(f'{x:.3f}' for x in model.history.losses[-3:])}). "
-                "The model file keeps the last good save; go on from it with a lower "
-                "--learning-rate"
-            )
+            self._diverge(f"at step {model.step + 1}: the loss or a gradient")
         norm = update(engine.map, model.config, model.parameters, gradient, squares,
                       model.optimizer, lr, DECAY_WHEN_MEMORISING if self.memorising else 0.0)
         model.step += 1
         model.history.losses.append(float(np.float32(loss)))
-        self.smoothed = loss if self.smoothed is None else 0.95 * self.smoothed + 0.05 * loss
+        self._smooth(model.history.losses[-1])
         return loss, lr, norm
+
+    def _diverge(self, where):
+        self._saved_step = self.model.step  # this state is not worth saving
+        raise Diverged(
+            f"diverged {where} is not finite "
+            f"(last losses: {', '.join(f'{x:.3f}' for x in self.model.history.losses[-3:])}). "
+            "The model file keeps the last good save; go on from it with a lower --learning-rate"
+        )
+
+    def _smooth(self, loss):
+        self.smoothed = loss if self.smoothed is None else 0.95 * self.smoothed + 0.05 * loss
 
     def _validate(self, engine):
         model, run = self.model, self.run
@@ -203,6 +211,8 @@ class Trainer:
         if not len(self.validation) or (done % self._validate_every and not last):
             return None
         loss = engine.mean_loss(model.parameters, self._validation_windows)
+        if not math.isfinite(loss):
+            self._diverge(f"after step {model.step}: the loss on held-back text")
         model.history.validation.append((model.step, float(np.float32(loss))))
         if loss < self.best_loss:
             self.best_loss = loss

@@ -45,7 +45,7 @@ class Commands(click.Group):
             return super().main(*args, standalone_mode=False, **kwargs)
         try:
             sys.exit(super().main(*args, standalone_mode=False, **kwargs) or 0)
-        except click.exceptions.NoArgsIsHelpError as error:
+        except getattr(click.exceptions, "NoArgsIsHelpError", ()) as error:  # click 8.2 and later
             click.echo(error.format_message())
             sys.exit(0)
         except click.ClickException as error:
@@ -61,7 +61,12 @@ class Commands(click.Group):
         except MemoryError:
             click.echo("femtogpt: out of memory: use a smaller --batch-size or model", err=True)
             sys.exit(1)
+        except OSError as error:  # of standard output, above all; files are looked after below
+            name = f"{error.filename}: " if error.filename else ""
+            click.echo(f"femtogpt: {name}{error.strerror}", err=True)
+            sys.exit(1)
         except click.Abort:
+            click.echo("femtogpt: stopped", err=True)
             sys.exit(130)
 
 

@@ -109,8 +109,8 @@ class _Printer:
                          if self.stop.startswith(self.waiting[-n:])), 0)
         ready = self.waiting[: len(self.waiting) - keep]
         self.waiting = self.waiting[len(ready) :]
-        click.echo(ready, nl=False)
+        click.echo(ready.encode(), nl=False)
         return True
 
     def end(self):
-        click.echo(self.waiting + self.decode(b"", True))
+        click.echo((self.waiting + self.decode(b"", True)).encode())

@@ -24,10 +24,10 @@ SIZES = ("num_tokens", "embedding_degree", "num_layers", "num_heads")
               help="The width.")
 @click.option("--num-layers", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--num-heads", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--positional-encoding", type=click.Choice(["rope", "absolute", "learned", "none"]),
-              help="[default: rope; recipe femto: absolute]")
 @click.option("--recipe", type=click.Choice(["standard", "femto"]), default="standard",
               show_default=True, help="femto: the original's design, to reproduce its runs.")
+@click.option("--positional-encoding", type=click.Choice(["rope", "absolute", "learned", "none"]),
+              help="[default: rope; recipe femto: absolute]")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True)
 @click.option("--interactive", "-i", is_flag=True, help="Ask for each of these.")
 @click.option("--force", is_flag=True, help="Replace a model that is there.")
@@ -37,7 +37,8 @@ def command(context, model, kind, interactive, force, **options):
 
     \b
     Example:
-      femtogpt init --tokenizer=bpe --embedding-degree=192 --num-layers=8 --num-heads=8
+      femtogpt init
+      femtogpt init --tokenizer=bpe --embedding-degree=192 --num-heads=8
     """
     if interactive:
         model, kind, options = _ask(context, model, kind, options)

@@ -33,6 +33,7 @@ def say(message):
 
 
 def print_json(values):
+    """A result as one line of JSON."""
     click.echo(json.dumps(values))
 
 
@@ -48,17 +49,18 @@ def load_model(path):
 
 def tokenizer_of(model, tokenizer_data):
     """The tokenizer of --tokenizer-data if that is given, else the model's."""
-    from ..checkpoint import load
     from ..tokenizer import load_tokenizer
 
-    return load_tokenizer(tokenizer_data) if tokenizer_data else load(model).tokenizer
+    return load_tokenizer(tokenizer_data) if tokenizer_data else load_model(model).tokenizer
 
 
 def require_absent(path, force, what):
+    """Refuses to replace a file, unless with --force. what: the word for it."""
     from pathlib import Path
 
     if Path(path).exists() and not force:
-        raise FemtoError(f"{path} exists already: give --force to replace that {what}, or another name")
+        raise FemtoError(f"{path} exists already: give --force to replace that {what}, or "
+                         "another name")
 
 
 def say_if_compiling():

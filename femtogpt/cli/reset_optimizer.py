@@ -20,7 +20,7 @@ def command(model):
 
     with checkpoint.lock(model):
         loaded = load_model(model)
-        before = os.path.getsize(model)
+        before = os.path.getsize(model) if os.path.exists(model) else 0
         loaded.optimizer = None
         loaded.lineage.append({"reset_optimizer": {"step": loaded.step}})
         checkpoint.save(loaded, model)

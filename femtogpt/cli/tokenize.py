@@ -1,11 +1,12 @@
 """femtogpt tokenize"""
 
-import contextlib
+import json
+from pathlib import Path
 
 import click
 
 from ..errors import FemtoError
-from .options import dataset_option, json_option, model_option, print_json, tokenizer_of
+from .options import dataset_option, json_option, model_option, tokenizer_of
 
 
 @click.command()
@@ -30,13 +31,12 @@ def command(model, tokenizer_data, datasets, pieces, output, as_json):
         # As bytes may be no text, and a newline would end the line, escapes as in Python.
         documents = [[ascii(tokenizer.piece(id).decode("utf-8", "backslashreplace"))[1:-1]
                       for id in ids] for ids in documents]
+    lines = [("|" if pieces else " ").join(map(str, ids)) for ids in documents]
+    text = json.dumps(documents) if as_json else "\n".join(lines)
+    if output is None:
+        click.echo(text)
+        return
     try:
-        out = open(output, "w", encoding="utf-8") if output else contextlib.nullcontext()
+        Path(output).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise FemtoError(f"--output {output} cannot be written: {error.strerror}") from None
-    with out as file:
-        if as_json:
-            print_json(documents) if file is None else click.echo(str(documents), file=file)
-            return
-        for ids in documents:
-            click.echo(("|" if pieces else " ").join(map(str, ids)), file=file)

@@ -89,6 +89,7 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
         trainer = Trainer(loaded, run, training, validation, model, threads, save_every, seconds,
                           until_loss)
         _look_at_disk(model, loaded)
+        began = loaded.step
         say(f"{model}: step {loaded.step} -> {run.last_step}, {len(training):,} tokens to train "
             f"on, {len(validation):,} held back, {run.optimizer}, seed {run.seed}")
         say_if_compiling()
@@ -105,13 +106,13 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
                                      "before, so the training text is being memorised: weight "
                                      "decay is on from here")
                     if log_file:
-                        log_file.write(_log_line(record))
+                        _append(log_file, log, record)
                     if sample_every and record.step % sample_every == 0:
                         progress.say(f"step {record.step}: {_sample(loaded, record.step)}")
                     if stop.signal:
                         break
         finally:
-            best = trainer.save() if loaded.step > run.first_step else None
+            best = trainer.save() if loaded.step > began else None
     _conclude(loaded, training, best)
     if stop.signal and loaded.step < trainer.run.last_step:
         say(f"stopped by {signal.Signals(stop.signal).name} and saved at step {loaded.step}; "
@@ -123,17 +124,21 @@ def _log_file(path):
     if path is None:
         return nullcontext()
     try:
-        return open(path, "a", encoding="utf-8", buffering=1)
+        return open(path, "ab", buffering=0)
     except OSError as error:
         raise FemtoError(f"--log {path} cannot be written: {error.strerror}") from None
 
 
-def _log_line(record):
+def _append(file, path, record):
     values = {"step": record.step, "loss": record.loss, "lr": record.lr, "ms": record.ms,
               "tokens_per_second": record.tokens_per_second}
     if record.val_loss is not None:
         values["val_loss"] = record.val_loss
-    return json.dumps(values) + "\n"
+    try:
+        file.write(json.dumps(values).encode() + b"\n")
+    except OSError as error:
+        raise FemtoError(f"--log {path} cannot be written: {error.strerror}. The model was saved "
+                         f"at step {record.step}") from None
 
 
 def _sample(model, step):
@@ -148,7 +153,7 @@ def _sample(model, step):
 
 
 def _look_at_disk(path, model):
-    """A warning where the next saves may not find room: the file, its like and one being written."""
+    """A warning where the next saves may not find room: the file, its like, one being written."""
     state = model.optimizer
     size = model.parameters.nbytes + state.m.nbytes + state.v.nbytes
     free = shutil.disk_usage(os.path.dirname(os.path.realpath(path))).free
@@ -185,7 +190,7 @@ class _Progress:
         self.trainer, self.began, self.first = trainer, time.monotonic(), trainer.model.step
         self.bar = tqdm(
             total=trainer.run.last_step, initial=self.first, disable=not sys.stderr.isatty(),
-            bar_format="step {n_fmt}/{total_fmt} |{bar:20}| {postfix} {remaining} left",
+            bar_format="step {n_fmt}/{total_fmt} |{bar}| {remaining} left, {desc}",
         )
         self.last_line = -math.inf
 
@@ -204,7 +209,7 @@ class _Progress:
         numbers += getattr(self, "validation", "")
         if not self.bar.disable:
             self.bar.total = last
-            self.bar.set_postfix_str(numbers, refresh=False)
+            self.bar.set_description_str(numbers, refresh=False)
             self.bar.update()
             return
         now = time.monotonic()

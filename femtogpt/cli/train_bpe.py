@@ -13,7 +13,7 @@ from .options import case_option, dataset_option, json_option, print_json, reser
               help="Tokens to learn, the 256 bytes among them.")
 @reserve_option
 @case_option
-@click.option("--epoch", type=int, help="For femtoGPT's sake: merges are exact, one pass is enough.")
+@click.option("--epoch", type=int, help="For femtoGPT's sake: merges are exact, one pass does.")
 @json_option
 def command(datasets, tokenizer_data, vocab_size, reserve_tokens, case_sensitive, epoch, as_json):
     """Learn a byte-level BPE tokenizer from text.

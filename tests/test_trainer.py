@@ -1,0 +1,468 @@
+"""Training: one result whatever the machine does, and a run's beginning, end and rules."""
+
+import json
+import signal
+import time
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from small import TOKENIZER, fresh_model, run, some_run, start, text
+
+from femtogpt import checkpoint, trainer
+from femtogpt.data import draw_batch, split, windows
+from femtogpt.errors import FemtoError
+from femtogpt.optimizer import MUON_PER_ADAMW
+from femtogpt.parallel import Engine
+from femtogpt.tensors import views
+from femtogpt.trainer import Diverged, Run, Trainer, best_path, plan
+
+TOKENS = TOKENIZER.encode(text())
+KINDS = [("standard", "muon"), ("standard", "adamw"), ("femto", "adamw"), ("femto", "muon")]
+
+
+def train(path, model=None, steps=10, until=None, threads=1, save_every=10**9, **options):
+    """Trains a model along a run of `steps` (or its own unfinished one) and saves it at path.
+
+    until: stop there, as a signal does. Returns the records.
+    """
+    model = model or fresh_model()
+    if steps is not None:
+        options = {name: value for name, value in asdict(some_run(**options)).items()
+                   if name not in ("first_step", "last_step", "data") and value is not None}
+    chosen = plan(model, "d", steps, **options)
+    training, validation = split(TOKENS, chosen.val_fraction, model.config.num_tokens)
+    session = Trainer(model, chosen, training, validation, path, threads, save_every)
+    records = []
+    for record in session:
+        records.append(record)
+        if record.step == until:
+            break
+    session.save()
+    return records
+
+
+# ---- one result
+
+
+@pytest.mark.parametrize(("recipe", "optimizer"), KINDS)
+def test_the_same_bytes_again_with_any_threads_and_any_save_every(tmp_path, recipe, optimizer):
+    files = []
+    for threads, save_every in ((1, 10**9), (1, 1), (2, 3), (3, 10**9)):
+        files.append(tmp_path / f"{threads} {save_every}")
+        train(files[-1], fresh_model(recipe=recipe), threads=threads, save_every=save_every,
+              optimizer=optimizer, batch_size=37)  # enough for several shards
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_another_seed_gives_other_bytes_and_dropout_is_at_work(tmp_path):
+    files = {}
+    for name, options in {"a": {}, "seed": {"seed": 6}, "dropout": {"dropout": 0.0}}.items():
+        train(tmp_path / name, **options)
+        files[name] = checkpoint.load(tmp_path / name).parameters.tobytes()
+    assert len(set(files.values())) == 3
+
+
+@pytest.mark.parametrize(("recipe", "optimizer"), KINDS)
+def test_stopped_and_resumed_is_the_same_bytes(tmp_path, recipe, optimizer):
+    options = {"steps": 60, "optimizer": optimizer, "val_fraction": 0.1}
+    whole = train(tmp_path / "whole", fresh_model(recipe=recipe), **options)
+    parts = train(tmp_path / "parts", fresh_model(recipe=recipe), until=7, **options)
+    for until in (8, 33, None):
+        parts += train(tmp_path / "parts", checkpoint.load(tmp_path / "parts"), steps=None,
+                       until=until)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
+    timeless = [[(r.step, r.loss, r.lr, r.norm, r.val_loss) for r in records]
+                for records in (whole, parts)]
+    assert timeless[0] == timeless[1] and len(whole) == 60
+    assert sum(r.val_loss is not None for r in whole) == 3
+
+
+def lines(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.mark.parametrize(("recipe", "optimizer"), [("standard", "muon"), ("femto", "adamw")])
+def test_a_process_killed_at_any_moment_and_resumed_gives_the_same_bytes(
+        tmp_path, recipe, optimizer):
+    (tmp_path / "dataset.txt").write_text(text())
+    options = ["--steps=150", "--batch-size=8", "--dropout=0.1", f"--optimizer={optimizer}",
+               "--warmup-steps=5", "--sample-every=0"]
+    for name in ("first", "whole", "parts"):
+        checkpoint.save(fresh_model(recipe=recipe), tmp_path / name)
+    # The first process may have to compile, and code that was just compiled does not round
+    # quite like the same code from the cache.
+    for name in ("first", "whole"):
+        assert run("train", f"--model={name}", *options, cwd=tmp_path).returncode == 0
+    log, seen = tmp_path / "log", []
+    for more in (40, 50):
+        process = start("train", "--model=parts", "--save-every=1", "--log=log",
+                        *(options if not seen else []), cwd=tmp_path)
+        goal = lines(log) + more
+        while lines(log) < goal and process.poll() is None:
+            time.sleep(0.001)
+        process.kill()
+        process.communicate()
+        seen.append(checkpoint.load(tmp_path / "parts").step)
+        assert process.returncode == -signal.SIGKILL
+    assert 0 < seen[0] < seen[1] < 150
+    again = run("train", "--model=parts", "--threads=1", cwd=tmp_path)
+    assert again.returncode == 0 and f"step {seen[1]} -> 150" in again.stderr
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
+    losses = checkpoint.load(tmp_path / "whole").history.losses
+    for line in map(json.loads, log.read_text().splitlines()):  # some steps twice
+        assert np.float32(line["loss"]) == np.float32(losses[line["step"] - 1])
+
+
+# ---- from run to run
+
+
+def test_a_second_run_goes_on_and_keeps_the_history(tmp_path):
+    path = tmp_path / "model"
+    train(path)
+    first = checkpoint.load(path)
+    records = train(path, checkpoint.load(path), steps=5, learning_rate=1e-4)
+    second = checkpoint.load(path)
+    assert [record.step for record in records] == [11, 12, 13, 14, 15]
+    assert second.step == 15 and second.optimizer.t == 15
+    assert second.history.losses[:10] == first.history.losses
+    assert len(second.history.losses) == 15
+    assert second.history.validation[: len(first.history.validation)] == first.history.validation
+    assert second.history.losses[10:] == [float(np.float32(record.loss)) for record in records]
+    assert (second.run["first_step"], second.run["last_step"]) == (10, 15)
+    assert second.run["learning_rate"] == 1e-4
+    assert second.lineage == first.lineage
+
+
+def test_training_learns():
+    records = train(None, steps=150, batch_size=16)
+    assert records[0].loss > 2.4 > 1.8 > records[-1].loss
+
+
+def test_a_changed_optimizer_begins_with_fresh_moments(tmp_path):
+    train(tmp_path / "model")
+    train(tmp_path / "model", checkpoint.load(tmp_path / "model"), optimizer="adamw")
+    state = checkpoint.load(tmp_path / "model").optimizer
+    assert (state.kind, state.t) == ("adamw", 10)
+
+
+def unfinished(step=4):
+    return replace(fresh_model(), step=step, run=some_run().to_json())
+
+
+def test_an_unfinished_run_goes_on_with_its_own_options():
+    assert plan(unfinished(), "d") == some_run()
+    assert plan(unfinished(), "d", dropout=0.1, batch_size=4) == some_run()
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("dropout", 0.2), ("batch_size", 5), ("learning_rate", 1e-3), ("optimizer", "adamw"),
+    ("seed", 1), ("val_fraction", 0.0), ("decay_steps", 3), ("min_lr", 1e-4),
+])
+def test_an_option_that_contradicts_the_unfinished_run_is_refused(name, value):
+    with pytest.raises(FemtoError, match=rf"step 4 of 10.*{name}.*--steps"):
+        plan(unfinished(), "d", **{name: value})
+
+
+def test_another_dataset_in_an_unfinished_run_is_refused():
+    with pytest.raises(FemtoError, match="dataset is not the one"):
+        plan(unfinished(), "other")
+
+
+def test_steps_and_until_step_begin_a_new_run_with_fresh_options():
+    new = plan(unfinished(), "other", 7, dropout=0.3)
+    assert (new.first_step, new.last_step, new.data, new.dropout) == (4, 11, "other", 0.3)
+    assert (new.batch_size, new.seed) == (32, 1)
+    assert plan(unfinished(), "d", until_step=9).last_step == 9
+
+
+@pytest.mark.parametrize("until_step", [3, 4])
+def test_an_end_that_is_reached_already_is_refused(until_step):
+    with pytest.raises(FemtoError, match=f"step 4 already.*--until-step {until_step}"):
+        plan(unfinished(), "d", until_step=until_step)
+
+
+def test_a_finished_run_is_followed_by_a_new_one():
+    new = plan(unfinished(step=10), "other")
+    assert (new.first_step, new.last_step) == (10, 100_010)
+
+
+@pytest.mark.parametrize(("recipe", "expected"), [
+    ("standard", (3e-3, 0.0, 20, None, "muon")), ("femto", (1e-3, 1e-5, 100, 50000, "adamw")),
+])
+def test_each_recipe_has_its_own_defaults(recipe, expected):
+    new = plan(fresh_model(recipe=recipe), "d", 5)
+    assert (new.learning_rate, new.min_lr, new.warmup_steps, new.decay_steps,
+            new.optimizer) == expected
+    assert (new.dropout, new.batch_size, new.val_fraction) == (0.0, 32, 0.05)
+
+
+def test_a_run_survives_the_file():
+    for values in ({}, {"decay_steps": 3}):
+        chosen = some_run(**values)
+        assert Run.from_json(json.loads(json.dumps(chosen.to_json()))) == chosen
+
+
+@pytest.mark.parametrize("change", [
+    {"extra": 1}, {"seed": "one"}, {"last_step": 2.5}, {"dropout": None}, {"data": 3},
+])
+def test_a_run_that_is_damaged_is_refused(change):
+    with pytest.raises(FemtoError, match="--steps"):
+        Run.from_json(some_run().to_json() | change)
+    for values in ([], {}, "run"):
+        with pytest.raises(FemtoError):
+            Run.from_json(values)
+
+
+# ---- the schedule and the ends
+
+
+def test_the_standard_schedule_goes_up_stays_and_comes_down_over_the_last_fifth(tmp_path):
+    path = tmp_path / "model"
+    first = [r.lr for r in train(path, steps=30, learning_rate=1e-3, warmup_steps=5)]
+    expected = [1e-3 * min(1, (i + 1) / 5, (30 - i) / 6) for i in range(30)]
+    np.testing.assert_allclose(first, expected, rtol=1e-12)
+    # A second run has its own warm-up and its own end.
+    second = [r.lr for r in train(path, checkpoint.load(path), steps=10, learning_rate=1e-3,
+                                  warmup_steps=4, decay_steps=3, min_lr=1e-4)]
+    expected = [1e-4 + 9e-4 * min(1, (i + 1) / 4, (10 - i) / 3) for i in range(10)]
+    np.testing.assert_allclose(second, expected, rtol=1e-12)
+
+
+def test_the_femto_schedule_counts_from_step_0_whatever_the_run(tmp_path):
+    path, options = tmp_path / "model", {"learning_rate": 1e-3, "min_lr": 1e-4,
+                                         "warmup_steps": 4, "decay_steps": 20}
+    rates = [r.lr for r in train(path, fresh_model(recipe="femto"), steps=10, **options)]
+    rates += [r.lr for r in train(path, checkpoint.load(path), steps=20, **options)]
+    expected = [1e-3 * (i + 1) / 4 if i < 4 else max(1e-4, 1e-3 - 9e-4 * (i - 4) / 20)
+                for i in range(30)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+
+
+def with_a_second_a_step(monkeypatch, model):
+    clock = SimpleNamespace(monotonic=lambda: float(model.step), perf_counter=time.perf_counter)
+    monkeypatch.setattr(trainer, "time", clock)
+
+
+def test_a_time_fixes_the_end_and_the_rate_decays_to_it(monkeypatch):
+    model = fresh_model()
+    with_a_second_a_step(monkeypatch, model)
+    chosen = some_run(last_step=100_000, warmup_steps=0)
+    rates = [r.lr for r in Trainer(model, chosen, TOKENS, [], seconds=50)]
+    assert len(rates) == model.run["last_step"] == 50
+    expected = [chosen.learning_rate * min(1, (50 - i) / 10) for i in range(50)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+
+
+def test_a_time_longer_than_the_run_changes_nothing(monkeypatch):
+    model = fresh_model()
+    with_a_second_a_step(monkeypatch, model)
+    assert len(list(Trainer(model, some_run(), TOKENS, [], seconds=11))) == 10
+    assert model.run == some_run().to_json()
+
+
+def test_without_save_every_it_saves_after_30_seconds(tmp_path, monkeypatch):
+    model = fresh_model()
+    with_a_second_a_step(monkeypatch, model)
+    saved = []
+    monkeypatch.setattr(checkpoint, "save", lambda model, path: saved.append(model.step))
+    for _ in Trainer(model, some_run(last_step=70), TOKENS, [], tmp_path / "model"):
+        pass
+    assert saved == [31, 62]
+    saved.clear()
+    for _ in Trainer(fresh_model(), some_run(), TOKENS, [], tmp_path / "model", save_every=4):
+        pass
+    assert saved == [4, 8]
+
+
+def test_until_loss_stops_once_the_smoothed_loss_is_there():
+    model = fresh_model()
+    records = list(Trainer(model, some_run(last_step=5000, batch_size=16), TOKENS, [],
+                           until_loss=2.0))
+    smoothed = records[0].loss
+    for record in records[1:]:
+        assert smoothed > 2.0
+        smoothed = 0.95 * smoothed + 0.05 * record.loss
+    assert smoothed == pytest.approx(2.0, abs=0.1) and 10 < len(records) < 1000
+    assert model.run["last_step"] == 5000  # it can go on
+
+
+def test_the_smoothed_loss_is_the_same_after_a_resume(tmp_path):
+    def smoothed(model):
+        return Trainer(model, some_run(), TOKENS, []).smoothed
+
+    model = fresh_model()
+    session = Trainer(model, some_run(), TOKENS, [], tmp_path / "model")
+    for _ in session:
+        pass
+    session.save()
+    assert session.smoothed == smoothed(model) == smoothed(checkpoint.load(tmp_path / "model"))
+    assert smoothed(fresh_model()) is None
+
+
+# ---- what goes wrong
+
+
+def assert_diverges(path, session):
+    before = path.read_bytes()
+    with pytest.raises(Diverged) as caught:
+        for _ in session:
+            pass
+    assert "\n" not in str(caught.value) and "--learning-rate" in str(caught.value)
+    session.save()  # as the command line does when it leaves
+    assert path.read_bytes() == before
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", ["standard", "femto"])
+def test_a_rate_that_diverges_leaves_the_file_as_it_was(tmp_path, recipe):
+    path, model = tmp_path / "model", fresh_model(recipe=recipe)
+    checkpoint.save(model, path)
+    chosen = some_run(learning_rate=1e30, last_step=100, optimizer="adamw")
+    assert_diverges(path, Trainer(model, chosen, TOKENS, [], path))
+    assert np.isfinite(checkpoint.load(path).parameters).all()
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_nan_among_the_parameters_is_noticed_at_once(tmp_path, place):
+    path, model = tmp_path / "model", fresh_model()
+    checkpoint.save(model, path)
+    model.parameters[place] = np.nan
+    # A token may not occur in a batch, so its embedding is not looked at: take them all.
+    session = Trainer(model, some_run(batch_size=64), TOKENS, [], path)
+    assert "step 1:" in assert_diverges(path, session)
+
+
+def test_a_validation_loss_that_is_not_finite_is_noticed(tmp_path, monkeypatch):
+    path, model = tmp_path / "model", fresh_model()
+    checkpoint.save(model, path)
+    monkeypatch.setattr(Engine, "mean_loss", lambda *_: float("nan"))
+    session = Trainer(model, some_run(), TOKENS, TOKENS, path)
+    assert "held-back" in assert_diverges(path, session)
+    assert model.history.validation == []
+
+
+# ---- validation and memorising
+
+
+def test_memorising_is_noticed_after_two_validations_worse_than_the_best():
+    def noticed(losses, first_step=0):
+        model = fresh_model()
+        model.step = model.history.losses = [1.0] * 10
+        model.step = 10
+        model.history.validation = list(enumerate(losses, start=1))
+        chosen = some_run(first_step=first_step, last_step=20)
+        return Trainer(model, chosen, TOKENS, []).memorising
+
+    assert noticed([1.0, 1.02, 1.02])
+    assert noticed([1.0, 1.02, 1.02, 0.9])  # for good
+    assert not noticed([1.0, 1.005, 1.02])
+    assert not noticed([1.0, 1.02, 1.005])
+    assert not noticed([1.0, 0.9])
+    assert not noticed([1.0, 1.02, 1.02], first_step=1)  # another run's best does not count
+
+
+def test_memorising_turns_weight_decay_on_for_the_blocks_matrices():
+    def after_a_step(memorising):
+        model = fresh_model()
+        session = Trainer(model, some_run(warmup_steps=0), TOKENS, [])
+        session.memorising = memorising
+        return views(model.parameters, model.config), next(iter(session)).lr
+
+    (plain, rate), (decayed, _) = after_a_step(False), after_a_step(True)
+    before = views(fresh_model().parameters, fresh_model().config)
+    for field in plain._fields:
+        one, other, old = (getattr(p, field) for p in (plain, decayed, before))
+        if field.endswith("_weight") and field != "head_weight":
+            np.testing.assert_allclose(other - one, -MUON_PER_ADAMW * rate * old, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(one, other)
+
+
+def test_the_best_state_is_kept_beside_once_the_newest_is_worse(tmp_path, monkeypatch):
+    path, model = tmp_path / "model.safetensors", fresh_model()
+    planned = iter([2.0, 1.5, 1.6, 1.7])
+    monkeypatch.setattr(Engine, "mean_loss", lambda *_: next(planned))
+    chosen = some_run(last_step=80)
+    session = Trainer(model, chosen, TOKENS, TOKENS, path)
+    states = {}
+    for record in session:
+        states[record.step] = model.parameters.copy()
+        if record.step in (20, 40):
+            assert session.save() is None
+            assert not best_path(path).exists()
+    assert session.memorising
+    assert session.save() == best_path(path) == tmp_path / "model.best.safetensors"
+    best = checkpoint.load(best_path(path))
+    assert (best.step, len(best.history.losses)) == (40, 40)
+    assert best.history.validation == [(20, 2.0), (40, 1.5)]
+    np.testing.assert_array_equal(best.parameters, states[40])
+    assert best.run is None and best.optimizer is None
+    assert checkpoint.load(path).step == 80
+
+
+def test_validation_is_the_mean_loss_without_dropout_of_windows_over_all_of_the_text():
+    model = fresh_model()
+    session = Trainer(model, some_run(last_step=1), TOKENS, TOKENS[:100], None)
+    (record,) = session
+    starts = np.linspace(0, 91, 12).astype(int)
+    assert starts[-1] + 9 == 100
+    with Engine(model.config, 4, 1) as engine:
+        expected = engine.mean_loss(model.parameters, windows(TOKENS[:100], starts, 8))
+    assert record.val_loss == expected
+    assert model.history.validation == [(1, float(np.float32(expected)))]
+
+
+# ---- the data's parts and batches
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.05, 0.3, 0.5])
+@pytest.mark.parametrize("length", [60, 200, 1000, 12345])
+def test_the_two_parts_have_no_token_in_common_and_lack_none(length, fraction):
+    tokens = np.arange(length)
+    training, validation = split(tokens, fraction, 8)
+    np.testing.assert_array_equal(np.sort(np.concatenate([training, validation])), tokens)
+    if length * fraction < 9:
+        assert len(validation) == 0
+    else:
+        assert abs(len(validation) - length * fraction) <= 16
+    if len(validation) > 16 * 4 * 8:  # held back from all of the text
+        assert validation[0] < length / 10 and validation[-1] == length - 1
+
+
+def test_too_short_a_text_is_an_error_that_says_how_long_it_must_be():
+    assert len(split(np.arange(9), 0.5, 8)[0]) == 9
+    with pytest.raises(FemtoError, match=r"8 tokens.*num_tokens \+ 1 = 9.*--num-tokens"):
+        split(np.arange(8), 0.0, 8)
+    with pytest.raises(FemtoError):
+        split(np.arange(0), 0.05, 8)
+
+
+def test_a_batch_follows_from_seed_and_step_alone():
+    tokens = np.arange(1000, dtype=np.uint16)
+    one, keys = draw_batch(tokens, 8, 16, 3, 4)
+    draw_batch(tokens, 8, 16, 3, 5)
+    again, same_keys = draw_batch(tokens, 8, 16, 3, 4)
+    np.testing.assert_array_equal(one, again)
+    np.testing.assert_array_equal(keys, same_keys)
+    for seed, step in ((3, 5), (4, 4)):
+        other, other_keys = draw_batch(tokens, 8, 16, seed, step)
+        assert (one != other).any() and (keys != other_keys).any()
+
+
+def test_batches_are_windows_from_everywhere():
+    tokens = np.arange(30, dtype=np.uint16)
+    firsts = set()
+    for step in range(60):
+        batch, keys = draw_batch(tokens, 8, 16, 1, step)
+        assert batch.shape == (16, 9) and batch.dtype == np.int64
+        assert keys.shape == (16,) and keys.dtype == np.uint64
+        assert (np.diff(batch, axis=1) == 1).all()
+        firsts |= set(batch[:, 0].tolist())
+    assert firsts == set(range(22))  # the last window ends with the last token
+
+
+def test_windows_of_a_text_as_short_as_one():
+    batch, _ = draw_batch(np.arange(9), 8, 4, 1, 0)
+    np.testing.assert_array_equal(batch, np.arange(9)[None].repeat(4, 0))
