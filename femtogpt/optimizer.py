@@ -21,6 +21,7 @@ import numpy as np
 from .errors import FemtoError
 from .layers.matmul import matmul, matmul_add
 from .layers.numeric import kernel
+from .layers.rows import dot_row
 from .tensors import MUON_FIELDS, Tensors, count_adamw_parameters, count_parameters, ranges, views
 
 BLOCK = 8192  # floats; fixed, so that sums and roundings don't depend on the number of threads
@@ -173,10 +174,7 @@ def sum_shards(shards, squares, first_block, last_block):
                     to[i] += source[i]
             stride *= 2
         total = shards[0, start:stop]
-        square = np.float32(0)
-        for i in range(total.size):
-            square += total[i] * total[i]
-        squares[block] = square
+        squares[block] = dot_row(total, total, total.size)
 
 
 @kernel
@@ -232,11 +230,7 @@ def orthogonalise(x):
     R, K = x.shape
     total = 0.0
     for i in range(R):
-        row = x[i]
-        square = scalar(0)
-        for j in range(K):
-            square += row[j] * row[j]
-        total += square
+        total += dot_row(x[i], x[i], K)
     inverse = scalar(1 / (np.sqrt(total) + 1e-7))
     for i in range(R):
         row = x[i]

@@ -61,7 +61,7 @@ def start(*arguments, cwd, **options):
     return subprocess.Popen([*MAIN, *arguments], cwd=cwd, env=environment(), **options)
 
 
-def run(*arguments, cwd, **options):
+def run(*arguments, cwd, env=None, **options):
     """femtogpt as a process that ran to its end: its CompletedProcess."""
-    return subprocess.run([*MAIN, *arguments], cwd=cwd, env=environment(), text=True,
+    return subprocess.run([*MAIN, *arguments], cwd=cwd, env=env or environment(), text=True,
                           capture_output=True, timeout=300, **options)

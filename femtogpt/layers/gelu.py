@@ -9,7 +9,7 @@ Since (1 + tanh(z/2)) / 2 is the logistic function s(z) = 1 / (1 + e^-z):
 
 import math
 
-from .numeric import exp, kernel
+from .numeric import exp, fma, kernel
 
 LINEAR = 2 * math.sqrt(2 / math.pi)
 CUBIC = LINEAR * 0.044715
@@ -28,10 +28,11 @@ def gelu_forward(out, x):
         for f in range(row.size):
             v = row[f]
             square = v * v
-            s = scalar(1) / (scalar(1) + exp(-v * (scalar(LINEAR) + scalar(CUBIC) * square)))
+            z = v * fma(scalar(CUBIC), square, scalar(LINEAR))
+            s = scalar(1) / (scalar(1) + exp(-z))
             o[f] = v * s
-            dz = scalar(LINEAR) + scalar(3 * CUBIC) * square
-            row[f] = s + v * s * (scalar(1) - s) * dz
+            dz = fma(scalar(3 * CUBIC), square, scalar(LINEAR))
+            row[f] = fma(v * s * (scalar(1) - s), dz, s)
 
 
 @kernel

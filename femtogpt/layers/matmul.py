@@ -11,13 +11,14 @@ from numba import types
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic, overload
 
-from .numeric import FASTMATH, kernel
-from .tiles import VECTORS, address_of, make_tile
+from .numeric import OPTIONS, kernel
+from .tiles import make_tile
+from .vectors import LANES, VECTORS, address_of
 
 if VECTORS is not None:
-    LANES, ROWS = VECTORS.lanes, VECTORS.rows
-    _tile_3, _tile_2, _tile_1 = (make_tile(LANES, ROWS, columns) for columns in (3, 2, 1))
-    _row_3, _row_2, _row_1 = (make_tile(LANES, 1, columns) for columns in (3, 2, 1))
+    ROWS = VECTORS.rows
+    _tile_3, _tile_2, _tile_1 = (make_tile(ROWS, columns) for columns in (3, 2, 1))
+    _row_3, _row_2, _row_1 = (make_tile(1, columns) for columns in (3, 2, 1))
 # Rows of b that are packed at once: 3 registers of 16 floats by 384 is 72 KiB, which
 # stays in a core's second-level cache beside the rows of a.
 K_BLOCK = 384
@@ -165,7 +166,7 @@ def _tiled(out, a, b, start, start_stride, known):
             j += width
 
 
-@overload(_product, jit_options={"fastmath": set(FASTMATH)}, inline="never")
+@overload(_product, jit_options=OPTIONS, inline="never")
 def _product_compiled(out, a, b, start, known):
     is_none = start in (None, types.none)
     if out.dtype == types.float32 and VECTORS is not None:

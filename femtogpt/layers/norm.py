@@ -10,7 +10,8 @@ with mean and variance over a row's C numbers. With n = (x - mean) rstd:
 
 import numpy as np
 
-from .numeric import kernel
+from .numeric import fma, kernel
+from .rows import dot_row, sum_row
 
 EPS = 1e-5
 
@@ -23,16 +24,12 @@ def norm_forward(out, mean, rstd, x, gain, bias):
     scalar = x.dtype.type
     for n in range(N):
         row, o = x[n], out[n]
-        total = scalar(0)
+        m = sum_row(row, C) / scalar(C)
         for c in range(C):
-            total += row[c]
-        m = total / scalar(C)
-        squares = scalar(0)
+            o[c] = row[c] - m
+        r = scalar(1) / np.sqrt(dot_row(o, o, C) / scalar(C) + scalar(EPS))
         for c in range(C):
-            squares += (row[c] - m) * (row[c] - m)
-        r = scalar(1) / np.sqrt(squares / scalar(C) + scalar(EPS))
-        for c in range(C):
-            o[c] = (row[c] - m) * r * gain[c] + bias[c]
+            o[c] = fma(o[c] * r, gain[c], bias[c])
         mean[n], rstd[n] = m, r
 
 
@@ -42,18 +39,16 @@ def norm_backward(dx, dgain, dbias, dout, x, mean, rstd, gain):
     # dx, dout, x: (N, C)   mean, rstd: (N,)   dgain, dbias, gain: (C,)
     N, C = x.shape
     scalar = x.dtype.type
+    normal, dnormal = np.empty(C, x.dtype), np.empty(C, x.dtype)
     for n in range(N):
         row, do, d = x[n], dout[n], dx[n]
         m, r = mean[n], rstd[n]
-        sum_dn, sum_dn_n = scalar(0), scalar(0)
         for c in range(C):
-            normal = (row[c] - m) * r
-            dnormal = do[c] * gain[c]
-            sum_dn += dnormal
-            sum_dn_n += dnormal * normal
-            dgain[c] += do[c] * normal
+            normal[c] = (row[c] - m) * r
+            dnormal[c] = do[c] * gain[c]
+            dgain[c] = fma(do[c], normal[c], dgain[c])
             dbias[c] += do[c]
-        mean_dn, mean_dn_n = sum_dn / scalar(C), sum_dn_n / scalar(C)
+        mean_dn = sum_row(dnormal, C) / scalar(C)
+        mean_dn_n = dot_row(dnormal, normal, C) / scalar(C)
         for c in range(C):
-            normal = (row[c] - m) * r
-            d[c] += (do[c] * gain[c] - mean_dn - normal * mean_dn_n) * r
+            d[c] = fma(fma(-normal[c], mean_dn_n, dnormal[c] - mean_dn), r, d[c])

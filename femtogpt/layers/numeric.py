@@ -14,12 +14,17 @@ import numba
 import numpy as np
 import platformdirs
 from numba import types
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 
 from .. import __version__
+from .vectors import VECTORS
 
-# Not True: the flags 'nnan' and 'ninf' would let a diverged run hide its NaN.
-FASTMATH = frozenset({"reassoc", "contract", "arcp", "nsz"})
+# No fast-math flags anywhere. They let LLVM choose an order of sums and where to fuse a
+# multiplication with an addition, and it chooses differently in the process that compiles
+# a kernel and in those that load it: the same run would give other bits the second time.
+# (It would also hide NaN with some of them.) What is to be fast in spite of that says its
+# order itself: sums are row functions (rows.py), products are tiles (tiles.py).
+OPTIONS = {"error_model": "numpy"}  # division by zero gives infinity, and no branch
 
 
 def _cache_folder():
@@ -57,11 +62,31 @@ def _numba_cache_in(folder):
 
 def kernel(function):
     """Compiles a function on its first call (then from the cache); releases the GIL."""
-    options = {"nogil": True, "fastmath": set(FASTMATH), "error_model": "numpy"}
     if CACHE_FOLDER is None:
-        return numba.njit(**options)(function)
+        return numba.njit(nogil=True, **OPTIONS)(function)
     with _numba_cache_in(CACHE_FOLDER):
-        return numba.njit(cache=True, **options)(function)
+        return numba.njit(nogil=True, cache=True, **OPTIONS)(function)
+
+
+def fma(x, y, z):
+    """x y + z; compiled in float32 with one rounding, in one instruction."""
+    return x * y + z
+
+
+@intrinsic
+def _fma_float32(typingctx, x, y, z):
+    def codegen(context, builder, signature, arguments):
+        return builder.fma(*arguments)
+
+    return types.float32(types.float32, types.float32, types.float32), codegen
+
+
+@overload(fma, jit_options=OPTIONS)
+def _fma(x, y, z):
+    # Without vectors there is no such instruction either, only a slow function.
+    if VECTORS and x == types.float32:
+        return lambda x, y, z: _fma_float32(x, y, z)
+    return lambda x, y, z: x * y + z
 
 
 def exp(x):
@@ -73,40 +98,40 @@ def exp(x):
 # numba's own np.exp does not vectorise (1.8 ns an element against 0.13 here).
 # e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln 2 / 2; e^r by the minimax
 # polynomial of the Cephes library (expf); 2^n by building the float's exponent.
-_LOG2_E = np.float32(1.4426950408889634)
-_LN2_HIGH = np.float32(0.693359375)
-_LN2_LOW = np.float32(-2.12194440e-4)
-_P0 = np.float32(1.9875691500e-4)
-_P1 = np.float32(1.3981999507e-3)
-_P2 = np.float32(8.3334519073e-3)
-_P3 = np.float32(4.1665795894e-2)
-_P4 = np.float32(1.6666665459e-1)
-_P5 = np.float32(5.0000001201e-1)
+LOG2_E = np.float32(1.4426950408889634)
+LN2_HIGH = np.float32(0.693359375)
+LN2_LOW = np.float32(-2.12194440e-4)
+P0 = np.float32(1.9875691500e-4)
+P1 = np.float32(1.3981999507e-3)
+P2 = np.float32(8.3334519073e-3)
+P3 = np.float32(4.1665795894e-2)
+P4 = np.float32(1.6666665459e-1)
+P5 = np.float32(5.0000001201e-1)
 _ONE = np.float32(1)
 _HALF = np.float32(0.5)
-_LOWEST = np.float32(-87.3)
-_HIGHEST = np.float32(88.0)
+LOWEST = np.float32(-87.3)
+HIGHEST = np.float32(88.0)
 
 
-@overload(exp, jit_options={"fastmath": set(FASTMATH), "error_model": "numpy"}, inline="never")
+@overload(exp, jit_options=OPTIONS, inline="never")
 def _exp(x):
     if x != types.float32:
         return lambda x: math.exp(x)
 
     def exp_float32(x):
         y = x
-        if y < _LOWEST:
-            y = _LOWEST
-        if y > _HIGHEST:
-            y = _HIGHEST
-        n = np.floor(y * _LOG2_E + _HALF)
-        r = y - n * _LN2_HIGH - n * _LN2_LOW
-        e = _P0 * r + _P1
-        e = e * r + _P2
-        e = e * r + _P3
-        e = e * r + _P4
-        e = e * r + _P5
-        e = e * r * r + r + _ONE
+        if y < LOWEST:
+            y = LOWEST
+        if y > HIGHEST:
+            y = HIGHEST
+        n = np.floor(fma(y, LOG2_E, _HALF))
+        r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, y))
+        e = fma(P0, r, P1)
+        e = fma(e, r, P2)
+        e = fma(e, r, P3)
+        e = fma(e, r, P4)
+        e = fma(e, r, P5)
+        e = fma(e * r, r, r) + _ONE
         return e * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
     return exp_float32

@@ -9,18 +9,25 @@ number, and takes 0.5 so.
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from .numeric import FASTMATH, exp
-from .tiles import VECTORS, address_of
-
-_I64, _I32, _F32 = ir.IntType(64), ir.IntType(32), ir.FloatType()
-_LANES = VECTORS.lanes if VECTORS else 4
-_VECTOR, _BITS = ir.VectorType(_F32, _LANES), ir.VectorType(_I32, _LANES)
-_MASK, _INDICES = ir.VectorType(ir.IntType(1), _LANES), ir.VectorType(_I64, _LANES)
-
-_OPTIONS = {"fastmath": set(FASTMATH), "error_model": "numpy"}
+from .numeric import OPTIONS, exp
+from .vectors import (
+    BITS,
+    LANES,
+    VECTOR,
+    VECTORS,
+    address_of,
+    constant,
+    declare,
+    fma,
+    larger,
+    load,
+    loop,
+    reduce,
+    splat,
+    store,
+)
 
 
 def largest(row, count):
@@ -32,6 +39,11 @@ def exp_row(out, x, count, most, scale):
     """out[:count] = e^(scale (x[:count] - most)); returns their sum. out may be x itself."""
     out[:count] = exp((x[:count] - most) * scale)
     return np.sum(out[:count])
+
+
+def sum_row(x, count):
+    """The sum of x[:count]."""
+    return np.sum(x[:count])
 
 
 def dot_row(x, y, count):
@@ -54,87 +66,23 @@ def softmax_gradient_row(ds, dp, p, count, dot, scale):
     ds[:count] = (dp[:count] - dot) * p[:count] * scale
 
 
-def _constant(value):
-    return ir.Constant(_VECTOR, [float(np.float32(value))] * _LANES)
-
-
-def _splat(builder, scalar, kind):
-    one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, _I32(0))
-    zeros = ir.Constant(_BITS, None)
-    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
-
-
-def _declare(builder, name, result, *parameters):
-    kind = ir.FunctionType(result, parameters)
-    return cgutils.get_or_insert_function(builder.module, kind, name)
-
-
-def _reduce(builder, name, vector, *start):
-    """One number of a vector; the order of a sum is LLVM's, and always the same."""
-    function = _declare(builder, f"llvm.vector.reduce.{name}.v{_LANES}f32", _F32,
-                        *[_F32 for _ in start], _VECTOR)
-    flags = ("reassoc", "nnan") if name == "fmax" else ("reassoc",)
-    return builder.call(function, [*start, vector], fastmath=flags)
-
-
-def _loop(builder, count, first, body):
-    """Emits: for i in range(0, count, lanes): value = body(i, mask, value). Returns value."""
-    before = builder.basic_block
-    loop, done = builder.append_basic_block("row"), builder.append_basic_block("row_done")
-    builder.cbranch(builder.icmp_signed(">", count, _I64(0)), loop, done)
-    builder.position_at_end(loop)
-    i, value = builder.phi(_I64), builder.phi(_VECTOR)
-    lanes = builder.add(_splat(builder, i, _INDICES), ir.Constant(_INDICES, list(range(_LANES))))
-    mask = builder.icmp_signed("<", lanes, _splat(builder, count, _INDICES))
-    new = body(i, mask, value)
-    following = builder.add(i, _I64(_LANES))
-    end = builder.basic_block
-    for phi, initial, next_one in ((i, _I64(0), following), (value, first, new)):
-        phi.add_incoming(initial, before)
-        phi.add_incoming(next_one, end)
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
-    builder.position_at_end(done)
-    result = builder.phi(_VECTOR)
-    result.add_incoming(first, before)
-    result.add_incoming(new, end)
-    return result
-
-
-def _at(builder, base, i):
-    address = builder.add(base, builder.shl(i, _I64(2)))
-    return builder.inttoptr(address, _VECTOR.as_pointer())
-
-
-def _load(builder, base, i, mask, otherwise):
-    function = _declare(builder, f"llvm.masked.load.v{_LANES}f32.p0", _VECTOR,
-                        _VECTOR.as_pointer(), _I32, _MASK, _VECTOR)
-    return builder.call(function, [_at(builder, base, i), _I32(4), mask, otherwise])
-
-
-def _store(builder, base, i, mask, vector):
-    function = _declare(builder, f"llvm.masked.store.v{_LANES}f32.p0", ir.VoidType(),
-                        _VECTOR, _VECTOR.as_pointer(), _I32, _MASK)
-    builder.call(function, [vector, _at(builder, base, i), _I32(4), mask])
-
-
 def _emit_exp(builder, x):
     """numeric.exp's polynomial on a vector, for x <= 0."""
     from . import numeric as n
 
-    fma = _declare(builder, f"llvm.fma.v{_LANES}f32", _VECTOR, _VECTOR, _VECTOR, _VECTOR)
-    floor = _declare(builder, f"llvm.floor.v{_LANES}f32", _VECTOR, _VECTOR)
-    low = _constant(n._LOWEST)
+    floor = declare(builder, f"llvm.floor.v{LANES}f32", VECTOR, VECTOR)
+    low = constant(n.LOWEST)
     x = builder.select(builder.fcmp_ordered("<", x, low), low, x)
-    turns = builder.call(floor, [builder.call(fma, [x, _constant(n._LOG2_E), _constant(0.5)])])
-    r = builder.call(fma, [turns, _constant(-n._LN2_HIGH), x])
-    r = builder.call(fma, [turns, _constant(-n._LN2_LOW), r])
-    e = _constant(n._P0)
-    for coefficient in (n._P1, n._P2, n._P3, n._P4, n._P5):
-        e = builder.call(fma, [e, r, _constant(coefficient)])
-    e = builder.call(fma, [builder.fmul(e, r), r, r])
-    e = builder.fadd(e, _constant(1))
-    exponent = builder.add(builder.fptosi(turns, _BITS), ir.Constant(_BITS, [127] * _LANES))
-    power = builder.bitcast(builder.shl(exponent, ir.Constant(_BITS, [23] * _LANES)), _VECTOR)
+    turns = builder.call(floor, [fma(builder, x, constant(n.LOG2_E), constant(0.5))])
+    r = fma(builder, turns, constant(-n.LN2_HIGH), x)
+    r = fma(builder, turns, constant(-n.LN2_LOW), r)
+    e = constant(n.P0)
+    for coefficient in (n.P1, n.P2, n.P3, n.P4, n.P5):
+        e = fma(builder, e, r, constant(coefficient))
+    e = fma(builder, builder.fmul(e, r), r, r)
+    e = builder.fadd(e, constant(1))
+    exponent = builder.add(builder.fptosi(turns, BITS), ir.Constant(BITS, [127] * LANES))
+    power = builder.bitcast(builder.shl(exponent, ir.Constant(BITS, [23] * LANES)), VECTOR)
     return builder.fmul(e, power)
 
 
@@ -142,13 +90,13 @@ def _emit_exp(builder, x):
 def _largest_vector(typingctx, x, count):
     def codegen(context, builder, signature, arguments):
         x, count = arguments
-        lowest = _constant(-np.inf)
+        lowest = constant(-np.inf)
 
         def body(i, mask, most):
-            numbers = _load(builder, x, i, mask, lowest)
-            return builder.select(builder.fcmp_ordered(">", numbers, most), numbers, most)
+            numbers = load(builder, x, i, mask, lowest)
+            return larger(builder)(numbers, most)
 
-        return _reduce(builder, "fmax", _loop(builder, count, lowest, body))
+        return reduce(builder, larger(builder), loop(builder, count, lowest, body))
 
     return types.float32(types.int64, types.int64), codegen
 
@@ -157,33 +105,46 @@ def _largest_vector(typingctx, x, count):
 def _exp_vector(typingctx, out, x, count, most, scale):
     def codegen(context, builder, signature, arguments):
         out, x, count, most, scale = arguments
-        most, scale = _splat(builder, most, _VECTOR), _splat(builder, scale, _VECTOR)
-        zero = _constant(0)
+        most, scale = splat(builder, most, VECTOR), splat(builder, scale, VECTOR)
+        zero = constant(0)
 
         def body(i, mask, total):
-            numbers = builder.fsub(_load(builder, x, i, mask, most), most)
+            numbers = builder.fsub(load(builder, x, i, mask, most), most)
             result = _emit_exp(builder, builder.fmul(numbers, scale))
-            _store(builder, out, i, mask, result)
+            store(builder, out, i, mask, result)
             return builder.fadd(total, builder.select(mask, result, zero))
 
-        return _reduce(builder, "fadd", _loop(builder, count, zero, body), _F32(0))
+        return reduce(builder, builder.fadd, loop(builder, count, zero, body))
 
     signature = types.float32(*[types.int64] * 3, types.float32, types.float32)
     return signature, codegen
 
 
 @intrinsic
+def _sum_vector(typingctx, x, count):
+    def codegen(context, builder, signature, arguments):
+        x, count = arguments
+        zero = constant(0)
+
+        def body(i, mask, total):
+            return builder.fadd(total, load(builder, x, i, mask, zero))
+
+        return reduce(builder, builder.fadd, loop(builder, count, zero, body))
+
+    return types.float32(types.int64, types.int64), codegen
+
+
+@intrinsic
 def _dot_vector(typingctx, x, y, count):
     def codegen(context, builder, signature, arguments):
         x, y, count = arguments
-        fma = _declare(builder, f"llvm.fma.v{_LANES}f32", _VECTOR, _VECTOR, _VECTOR, _VECTOR)
-        zero = _constant(0)
+        zero = constant(0)
 
         def body(i, mask, total):
-            numbers = [_load(builder, base, i, mask, zero) for base in (x, y)]
-            return builder.call(fma, [*numbers, total])
+            numbers = [load(builder, base, i, mask, zero) for base in (x, y)]
+            return fma(builder, *numbers, total)
 
-        return _reduce(builder, "fadd", _loop(builder, count, zero, body), _F32(0))
+        return reduce(builder, builder.fadd, loop(builder, count, zero, body))
 
     return types.float32(*[types.int64] * 3), codegen
 
@@ -192,13 +153,13 @@ def _dot_vector(typingctx, x, y, count):
 def _scale_vector(typingctx, x, count, factor):
     def codegen(context, builder, signature, arguments):
         x, count, factor = arguments
-        factor, zero = _splat(builder, factor, _VECTOR), _constant(0)
+        factor, zero = splat(builder, factor, VECTOR), constant(0)
 
         def body(i, mask, nothing):
-            _store(builder, x, i, mask, builder.fmul(_load(builder, x, i, mask, zero), factor))
+            store(builder, x, i, mask, builder.fmul(load(builder, x, i, mask, zero), factor))
             return nothing
 
-        _loop(builder, count, zero, body)
+        loop(builder, count, zero, body)
         return context.get_dummy_value()
 
     return types.none(types.int64, types.int64, types.float32), codegen
@@ -208,13 +169,13 @@ def _scale_vector(typingctx, x, count, factor):
 def _zero_vector(typingctx, x, count):
     def codegen(context, builder, signature, arguments):
         x, count = arguments
-        zero = _constant(0)
+        zero = constant(0)
 
         def body(i, mask, nothing):
-            _store(builder, x, i, mask, zero)
+            store(builder, x, i, mask, zero)
             return nothing
 
-        _loop(builder, count, zero, body)
+        loop(builder, count, zero, body)
         return context.get_dummy_value()
 
     return types.none(types.int64, types.int64), codegen
@@ -224,30 +185,30 @@ def _zero_vector(typingctx, x, count):
 def _softmax_gradient_vector(typingctx, ds, dp, p, count, dot, scale):
     def codegen(context, builder, signature, arguments):
         ds, dp, p, count, dot, scale = arguments
-        dot, scale = _splat(builder, dot, _VECTOR), _splat(builder, scale, _VECTOR)
-        zero = _constant(0)
+        dot, scale = splat(builder, dot, VECTOR), splat(builder, scale, VECTOR)
+        zero = constant(0)
 
         def body(i, mask, nothing):
-            difference = builder.fsub(_load(builder, dp, i, mask, zero), dot)
-            share = builder.fmul(_load(builder, p, i, mask, zero), scale)
-            _store(builder, ds, i, mask, builder.fmul(difference, share))
+            difference = builder.fsub(load(builder, dp, i, mask, zero), dot)
+            share = builder.fmul(load(builder, p, i, mask, zero), scale)
+            store(builder, ds, i, mask, builder.fmul(difference, share))
             return nothing
 
-        _loop(builder, count, zero, body)
+        loop(builder, count, zero, body)
         return context.get_dummy_value()
 
     signature = types.none(*[types.int64] * 4, types.float32, types.float32)
     return signature, codegen
 
 
-@overload(largest, jit_options=_OPTIONS)
+@overload(largest, jit_options=OPTIONS)
 def _largest(row, count):
     if VECTORS and row.dtype == types.float32:
         return lambda row, count: _largest_vector(address_of(row), np.int64(count))
     return lambda row, count: np.max(row[:count])
 
 
-@overload(exp_row, jit_options=_OPTIONS)
+@overload(exp_row, jit_options=OPTIONS)
 def _exp_row(out, x, count, most, scale):
     if VECTORS and x.dtype == types.float32:
         return lambda out, x, count, most, scale: _exp_vector(
@@ -264,7 +225,21 @@ def _exp_row(out, x, count, most, scale):
     return exp_row_plain
 
 
-@overload(dot_row, jit_options=_OPTIONS)
+@overload(sum_row, jit_options=OPTIONS)
+def _sum_row(x, count):
+    if VECTORS and x.dtype == types.float32:
+        return lambda x, count: _sum_vector(address_of(x), np.int64(count))
+
+    def sum_row_plain(x, count):
+        total = x.dtype.type(0)
+        for i in range(count):
+            total += x[i]
+        return total
+
+    return sum_row_plain
+
+
+@overload(dot_row, jit_options=OPTIONS)
 def _dot_row(x, y, count):
     if VECTORS and x.dtype == types.float32:
         return lambda x, y, count: _dot_vector(
@@ -279,7 +254,7 @@ def _dot_row(x, y, count):
     return dot_row_plain
 
 
-@overload(scale_row, jit_options=_OPTIONS)
+@overload(scale_row, jit_options=OPTIONS)
 def _scale_row(x, count, factor):
     if VECTORS and x.dtype == types.float32:
         return lambda x, count, factor: _scale_vector(
@@ -292,7 +267,7 @@ def _scale_row(x, count, factor):
     return scale_row_plain
 
 
-@overload(zero_row, jit_options=_OPTIONS)
+@overload(zero_row, jit_options=OPTIONS)
 def _zero_row(x, first, count):
     if VECTORS and x.dtype == types.float32:
         return lambda x, first, count: _zero_vector(
@@ -305,7 +280,7 @@ def _zero_row(x, first, count):
     return zero_row_plain
 
 
-@overload(softmax_gradient_row, jit_options=_OPTIONS)
+@overload(softmax_gradient_row, jit_options=OPTIONS)
 def _softmax_gradient_row(ds, dp, p, count, dot, scale):
     if VECTORS and dp.dtype == types.float32:
         return lambda ds, dp, p, count, dot, scale: _softmax_gradient_vector(

@@ -3,154 +3,79 @@
 A tile is a few rows by a few vectors of the product that stays in the
 processor's registers while the sum over k runs. numba cannot be told to keep
 it there, so the loop is emitted as LLVM IR. At the widths this project trains
-(64 to 192) it beats calling BLAS; benchmarks/ measures by how much.
+(64 to 192) it beats calling BLAS.
 """
 
-from typing import NamedTuple
-
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-
-class Vectors(NamedTuple):
-    """lanes: floats in a register. rows, columns: of a tile, in rows and registers.
-
-    rows * columns accumulators, columns of b and one broadcast of a must fit the
-    register file: 32 registers of AVX-512 and NEON, 16 of AVX2.
-    """
-
-    lanes: int
-    rows: int
-    columns: int
+from .vectors import FLOAT, I64, INDICES, LANES, VECTOR, at, constant, fma, load, splat, store
 
 
-AVX512 = Vectors(lanes=16, rows=8, columns=3)
-AVX2 = Vectors(lanes=8, rows=4, columns=3)
-NEON = Vectors(lanes=4, rows=8, columns=3)
-
-
-def detect():
-    """The processor's widest usable vectors, or None (then products go through BLAS)."""
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
-        return AVX512
-    if features.get("avx2") and features.get("fma"):
-        return AVX2
-    if features.get("neon"):
-        return NEON
-    return None
-
-
-VECTORS = detect()
-
-
-@intrinsic
-def address_of(typingctx, array):
-    """Where an array's first number lies, int64. Without array.ctypes' reference counting,
-    which costs as much as a short row's whole softmax. The array must be kept alive."""
-
-    def codegen(context, builder, signature, arguments):
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.ptrtoint(data, ir.IntType(64))
-
-    return types.int64(array), codegen
-
-
-def make_tile(lanes, rows, columns):
+def make_tile(rows, columns):
     """An intrinsic tile(c, c_stride, start, start_stride, a, a_row, a_k, b, k, last).
 
     c[r, :] = start[r, :] + sum over k of a[r, k] * b[k, :] for `rows` rows and
-    `columns` * `lanes` columns, of whose last vector only `last` columns are read
-    and written. All arguments are int64; c, start, a, b are addresses of float32,
-    strides count elements. start = 0 begins with zeros; start = c adds to c. b is
-    packed: its rows follow each other without a gap.
+    `columns` vectors, of whose last one only `last` lanes are read and written. All
+    arguments are int64; c, start, a, b are addresses of float32, strides count
+    elements. start = 0 begins with zeros; start = c adds to c. b is packed: its rows
+    follow each other without a gap.
     """
-    i64, i32, f32 = ir.IntType(64), ir.IntType(32), ir.FloatType()
-    vector, mask_type = ir.VectorType(f32, lanes), ir.VectorType(ir.IntType(1), lanes)
+    cells = [(r, j) for r in range(rows) for j in range(columns)]
 
     def codegen(context, builder, signature, arguments):
         c, c_stride, start, start_stride, a, a_row, a_k, b, size, last = arguments
-        module = builder.module
+        zero = constant(0)
+        lanes = ir.Constant(INDICES, list(range(LANES)))
+        some = builder.icmp_signed("<", lanes, splat(builder, last, INDICES))
+        every = ir.Constant(some.type, [1] * LANES)
 
-        def declare(name, result, *parameters):
-            return cgutils.get_or_insert_function(module, ir.FunctionType(result, parameters), name)
+        def place(base, stride, r):
+            return builder.add(base, builder.shl(builder.mul(stride, I64(r)), I64(2)))
 
-        pointer = vector.as_pointer()
-        suffix = f"v{lanes}f32"
-        masked_load = declare(f"llvm.masked.load.{suffix}.p0", vector, pointer, i32, mask_type, vector)
-        masked_store = declare(
-            f"llvm.masked.store.{suffix}.p0", ir.VoidType(), vector, pointer, i32, mask_type
-        )
-        fma = declare(f"llvm.fma.{suffix}", vector, vector, vector, vector)
-
-        def at(base, *offsets):
-            """The address of the float32 that lies the sum of `offsets` after `base`."""
-            for offset in offsets:
-                base = builder.add(base, builder.shl(offset, i64(2)))
-            return base
-
-        def splat(scalar, kind):
-            one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, i32(0))
-            zeros = ir.Constant(ir.VectorType(i32, lanes), None)
-            return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
-
-        indices = ir.VectorType(i64, lanes)
-        mask = builder.icmp_signed(
-            "<", ir.Constant(indices, list(range(lanes))), splat(last, indices)
-        )
-        zero = ir.Constant(vector, None)
-        cells = [(r, j) for r in range(rows) for j in range(columns)]
+        def mask(j):
+            return some if j == columns - 1 else every
 
         before = builder.basic_block
         load_start = builder.append_basic_block("load_start")
+        enter = builder.append_basic_block("enter")
         loop = builder.append_basic_block("loop")
         done = builder.append_basic_block("done")
-        enter = builder.append_basic_block("enter")
-        builder.cbranch(builder.icmp_signed("==", start, i64(0)), enter, load_start)
+        builder.cbranch(builder.icmp_signed("==", start, I64(0)), enter, load_start)
 
         builder.position_at_end(load_start)
-        loaded = {}
-        for r, j in cells:
-            address = at(start, builder.mul(start_stride, i64(r)), i64(j * lanes))
-            where = builder.inttoptr(address, pointer)
-            if j == columns - 1:
-                loaded[r, j] = builder.call(masked_load, [where, i32(4), mask, zero])
-            else:
-                loaded[r, j] = builder.load(where, align=4)
+        loaded = {
+            (r, j): load(builder, place(start, start_stride, r), I64(j * LANES), mask(j), zero)
+            for r, j in cells
+        }
         builder.branch(enter)
 
         builder.position_at_end(enter)
-        first = {}
+        first = {cell: builder.phi(VECTOR) for cell in cells}
         for cell in cells:
-            first[cell] = builder.phi(vector)
             first[cell].add_incoming(zero, before)
             first[cell].add_incoming(loaded[cell], load_start)
-        a_rows = [at(a, builder.mul(a_row, i64(r))) for r in range(rows)]
-        builder.cbranch(builder.icmp_signed(">", size, i64(0)), loop, done)
+        a_rows = [place(a, a_row, r) for r in range(rows)]
+        builder.cbranch(builder.icmp_signed(">", size, I64(0)), loop, done)
 
         builder.position_at_end(loop)
-        k = builder.phi(i64)
-        a_offset, b_at = builder.phi(i64), builder.phi(i64)
-        sums = {cell: builder.phi(vector) for cell in cells}
+        k, a_offset, b_at = (builder.phi(I64) for _ in range(3))
+        sums = {cell: builder.phi(VECTOR) for cell in cells}
         b_row = [
-            builder.load(builder.inttoptr(at(b_at, i64(j * lanes)), pointer), align=4)
-            for j in range(columns)
+            builder.load(at(builder, b_at, I64(j * LANES)), align=4) for j in range(columns)
         ]
         new = {}
         for r in range(rows):
-            address = builder.add(a_rows[r], a_offset)
-            scalar = builder.load(builder.inttoptr(address, f32.as_pointer()), align=4)
-            a_value = splat(scalar, vector)
+            address = builder.inttoptr(builder.add(a_rows[r], a_offset), FLOAT.as_pointer())
+            a_value = splat(builder, builder.load(address, align=4), VECTOR)
             for j in range(columns):
-                new[r, j] = builder.call(fma, [a_value, b_row[j], sums[r, j]])
-        k_next = builder.add(k, i64(1))
+                new[r, j] = fma(builder, a_value, b_row[j], sums[r, j])
+        k_next = builder.add(k, I64(1))
         for phi, initial, following in (
-            (k, i64(0), k_next),
-            (a_offset, i64(0), at(a_offset, a_k)),
-            (b_at, b, at(b_at, i64(columns * lanes))),
+            (k, I64(0), k_next),
+            (a_offset, I64(0), builder.add(a_offset, builder.shl(a_k, I64(2)))),
+            (b_at, b, builder.add(b_at, I64(4 * columns * LANES))),
             *((sums[cell], first[cell], new[cell]) for cell in cells),
         ):
             phi.add_incoming(initial, enter)
@@ -158,18 +83,12 @@ def make_tile(lanes, rows, columns):
         builder.cbranch(builder.icmp_signed("<", k_next, size), loop, done)
 
         builder.position_at_end(done)
+        results = {cell: builder.phi(VECTOR) for cell in cells}
+        for cell in cells:
+            results[cell].add_incoming(first[cell], enter)
+            results[cell].add_incoming(new[cell], loop)
         for r, j in cells:
-            result = builder.phi(vector)
-            result.add_incoming(first[r, j], enter)
-            result.add_incoming(new[r, j], loop)
-            first[r, j] = result
-        for r, j in cells:
-            address = at(c, builder.mul(c_stride, i64(r)), i64(j * lanes))
-            where = builder.inttoptr(address, pointer)
-            if j == columns - 1:
-                builder.call(masked_store, [first[r, j], where, i32(4), mask])
-            else:
-                builder.store(first[r, j], where, align=4)
+            store(builder, place(c, c_stride, r), I64(j * LANES), mask(j), results[r, j])
         return context.get_dummy_value()
 
     @intrinsic
