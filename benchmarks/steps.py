@@ -80,14 +80,16 @@ def _seconds(function):
 
 
 def measure(steppers, seconds):
-    """The median milliseconds of each stepper, in turn, about `seconds` in all."""
-    for stepper in steppers:  # compiling, first touches
-        stepper.step()
-        stepper.step()
+    """The median milliseconds of each stepper, in turns of five steps or more, about
+    `seconds` in all. A turn's first two steps don't count: PyTorch's threads still spin
+    for a while after its last step, and the caches hold the other's numbers."""
     times, until = [[] for _ in steppers], time.perf_counter() + seconds
     while time.perf_counter() < until or len(times[0]) < 5:
         for stepper, own in zip(steppers, times, strict=True):
-            own.append(_seconds(stepper.step) * 1000)
+            turn, end = [], time.perf_counter() + 0.5
+            while len(turn) < 5 or time.perf_counter() < end:
+                turn.append(_seconds(stepper.step) * 1000)
+            own += turn[2:]
     return [float(np.median(own)) for own in times]
 
 
