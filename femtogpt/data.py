@@ -9,12 +9,12 @@ import numpy as np
 from .errors import FemtoError
 
 
-def read_texts(paths):
+def read_texts(paths, option="--dataset"):
     """The documents of the given files and folders, as a list of bytes.
 
     A folder stands for every regular text file below it, sorted by path; a file with a
     NUL byte in its first 8 KiB is taken for binary and passed over there. Raises
-    FemtoError for what is missing, unreadable or holds no text.
+    FemtoError for what is missing, unreadable or holds no text; option: what to name there.
     """
     texts = []
     for path in map(Path, paths):
@@ -32,7 +32,7 @@ def read_texts(paths):
                 texts.append(text)
         except FileNotFoundError:
             raise FemtoError(
-                f"dataset {path} does not exist: name a text file or folder with --dataset, or "
+                f"dataset {path} does not exist: name a text file or folder with {option}, or "
                 f"make one, e.g. python3 dummy_data/simple_dummy.py > {path}"
             ) from None
         except OSError as error:

@@ -78,7 +78,7 @@ def _tokenizer(kind, data, reserve_tokens, case_sensitive):
     from ..tokenizer.split import lower
 
     if kind == "char":
-        text = b"\n".join(read_texts([data or "dataset.txt"]))
+        text = b"\n".join(read_texts([data or "dataset.txt"], "--tokenizer-data"))
         if not case_sensitive:
             text = lower(text.decode("utf-8", "surrogateescape"))
         tokenizer = train_char(text)

@@ -102,9 +102,8 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
                     progress.show(record)
                     if trainer.memorising and not told:
                         told = True
-                        progress.say(f"step {record.step}: held-back text is told worse than "
-                                     "before, so the training text is being memorised: weight "
-                                     "decay is on from here")
+                        progress.say(f"step {record.step}: held-back text is told worse now: the "
+                                     "text is being memorised; weight decay is on")
                     if log_file:
                         _append(log_file, log, record)
                     if sample_every and record.step % sample_every == 0:
@@ -187,9 +186,9 @@ class _Progress:
     def __init__(self, trainer):
         from tqdm import tqdm
 
-        self.trainer, self.began, self.first = trainer, time.monotonic(), trainer.model.step
+        self.trainer, self.began, self.first = trainer, None, None
         self.bar = tqdm(
-            total=trainer.run.last_step, initial=self.first, disable=not sys.stderr.isatty(),
+            total=trainer.run.last_step, initial=trainer.model.step, disable=not sys.stderr.isatty(),
             bar_format="step {n_fmt}/{total_fmt} |{bar}| {remaining} left, {desc}",
         )
         self.last_line = -math.inf
@@ -213,9 +212,14 @@ class _Progress:
             self.bar.update()
             return
         now = time.monotonic()
+        if self.began is None:
+            self.began, self.first = now, record.step
         if now - self.last_line >= PLAIN_LINE_SECONDS or record.step == last:
             self.last_line = now
             done = record.step - self.first
+            if not done:  # the first step, which may have compiled: nothing to judge by
+                say(f"step {record.step}/{last}: {numbers}")
+                return
             left = (now - self.began) / done * (last - record.step)
             say(f"step {record.step}/{last}: {numbers}, {left / 60:.1f} min left")
 
