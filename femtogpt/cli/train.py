@@ -188,7 +188,8 @@ class _Progress:
 
         self.trainer, self.began, self.first = trainer, None, None
         self.bar = tqdm(
-            total=trainer.run.last_step, initial=trainer.model.step, disable=not sys.stderr.isatty(),
+            total=trainer.run.last_step, initial=trainer.model.step,
+            disable=not sys.stderr.isatty(),
             bar_format="step {n_fmt}/{total_fmt} |{bar}| {remaining} left, {desc}",
         )
         self.last_line = -math.inf
