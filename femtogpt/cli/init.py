@@ -51,9 +51,12 @@ def command(context, model, kind, interactive, force, **options):
 
     tokenizer = _tokenizer(kind, options["tokenizer_data"], options["reserve_tokens"],
                            options["case_sensitive"])
-    config = GPTConfig(tokenizer.vocab_size, *(options[name] for name in SIZES),
-                       recipe=options["recipe"],
-                       positional_encoding=options["positional_encoding"])
+    try:
+        config = GPTConfig(tokenizer.vocab_size, *(options[name] for name in SIZES),
+                           recipe=options["recipe"],
+                           positional_encoding=options["positional_encoding"])
+    except FemtoError as error:  # options that do not go together
+        raise click.UsageError(str(error)) from None
     count = count_parameters(config)
     parameters = initial_parameters(config, options["seed"])
     with checkpoint.lock(model):

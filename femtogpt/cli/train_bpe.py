@@ -9,7 +9,7 @@ from .options import case_option, dataset_option, json_option, print_json, reser
 @dataset_option
 @click.option("--tokenizer-data", default="tokenizer.json", show_default=True,
               help="The file to write (Hugging Face's tokenizer.json).")
-@click.option("--vocab-size", type=int, default=768, show_default=True,
+@click.option("--vocab-size", type=click.IntRange(256), default=768, show_default=True,
               help="Tokens to learn, the 256 bytes among them.")
 @reserve_option
 @case_option
