@@ -2,8 +2,8 @@
 
 In float32 these are loops over the processor's vectors in LLVM IR, the last vector
 masked. Left to itself, LLVM unrolls such loops so far that rows as short as
-attention's (80 numbers) fall through to its scalar remainder: a softmax took 3.1 ns a
-number, and takes 0.5 so.
+attention's (80 numbers) fall through to its scalar remainder: a causal softmax took
+3.1 ns a number, and takes 1.2 so (Zen 5, one thread).
 """
 
 import numpy as np
