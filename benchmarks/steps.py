@@ -18,6 +18,7 @@ import sys
 import time
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from femtogpt.config import GPTConfig
 from femtogpt.data import draw_batch
@@ -67,10 +68,17 @@ def flops(config, batch_size):
 
 
 def peak(threads):
-    """This machine's sgemm GFLOPS on all threads: the best of many square products."""
+    """This machine's sgemm GFLOPS on so many threads: the best of many square products."""
     a = np.random.default_rng(0).standard_normal((1536, 1536), np.float32)
-    best = min(_seconds(lambda: a @ a) for _ in range(12))
+    with threadpool_limits(threads, "blas"):
+        best = min(_seconds(lambda: a @ a) for _ in range(12))
     return 2 * 1536**3 / best / 1e9
+
+
+def machine(threads):
+    """A line that says where the figures come from."""
+    return (f"{platform.processor() or platform.machine()}, {threads} threads, "
+            f"Python {platform.python_version()}, {sys.platform}")
 
 
 def _seconds(function):

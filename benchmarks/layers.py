@@ -1,0 +1,145 @@
+"""Where a training step's time goes: layer by layer, forward and backward.
+
+    python benchmarks/layers.py            configurations A, E and F
+    python benchmarks/layers.py A --json
+
+Runs the pass of femtogpt/model.py itself, one thread and one micro-batch, called from
+Python with a clock around every function it calls (some 0.3 us of each call are the
+clock's); then the same micro-batch as one compiled call, which is what training uses, and
+whole steps on all threads: gradients, their sum, the optimizer, and the threads' waiting.
+"""
+
+import argparse
+import json
+import time
+import types
+from collections import defaultdict
+
+import numpy as np
+from steps import CONFIGURATIONS, Ours, flops, machine, peak
+
+from femtogpt import model
+from femtogpt.config import GPTConfig
+from femtogpt.model import allocate_activations, constants, initial_parameters
+from femtogpt.parallel import default_threads
+from femtogpt.tensors import views
+
+# What the pass is made of: these are called from Python, everything below them is timed.
+PASSES = ("loss_and_gradients", "model_forward", "model_backward", "block_forward",
+          "block_backward", "head_forward", "head_backward")
+
+
+def clocked():
+    """(loss_and_gradients run by Python, seconds): seconds[name] adds up as it runs."""
+    seconds = defaultdict(float)
+
+    def timed(name, function):
+        def call(*arguments):
+            before = time.perf_counter()
+            result = function(*arguments)
+            seconds[name] += time.perf_counter() - before
+            return result
+
+        return call
+
+    names = {name: timed(name, value) for name, value in vars(model).items()
+             if hasattr(value, "py_func") and name not in PASSES}
+    names = vars(model) | names
+    for name in PASSES:
+        names[name] = types.FunctionType(getattr(model, name).py_func.__code__, names)
+    return names["loss_and_gradients"], seconds
+
+
+def one_micro_batch(name, seconds):
+    """Milliseconds of a micro-batch by function, and as one compiled call, one thread."""
+    V, T, C, L, NH, batch_size = CONFIGURATIONS[name]
+    config = GPTConfig(V, T, C, L, NH)
+    sequences = Ours(config, np.zeros(0), batch_size, 1, "adamw").engine.micro_batch
+    rng = np.random.default_rng(0)
+    tokens, targets = rng.integers(0, V, (2, sequences * T))
+    parameters = initial_parameters(config, 1)
+    g, p = views(np.zeros_like(parameters), config), views(parameters, config)
+    arguments = (g, allocate_activations(config, sequences), p, tokens, targets,
+                 constants(config), 1e-3, 0.0, np.arange(sequences, dtype=np.uint64))
+    by_python, clocks = clocked()
+    whole, parts, until = [], [], time.perf_counter() + seconds
+    while time.perf_counter() < until or len(whole) < 8:
+        clocks.clear()
+        by_python(*arguments)
+        parts.append(dict(clocks))
+        before = time.perf_counter()
+        model.loss_and_gradients(*arguments)
+        whole.append(time.perf_counter() - before)
+    middle = {key: 1e3 * float(np.median([part[key] for part in parts[3:]])) for key in parts[0]}
+    share = flops(config, sequences) / np.median(whole[3:]) / 1e9 / peak(1)
+    return {"positions": sequences * T, "functions_ms": middle,
+            "functions_sum_ms": sum(middle.values()),
+            "compiled_ms": 1e3 * float(np.median(whole[3:])), "share_of_one_core": share}
+
+
+def whole_steps(name, threads, optimizer, seconds):
+    """Milliseconds of a step's parts on all threads."""
+    V, T, C, L, NH, batch_size = CONFIGURATIONS[name]
+    ours = Ours(GPTConfig(V, T, C, L, NH), np.random.default_rng(0).integers(0, V, 200_000),
+                batch_size, threads, optimizer)
+    engine, clocks = ours.engine, defaultdict(float)
+    parts, until = [], time.perf_counter() + seconds
+    original = engine.map
+
+    def measured_map(function, items):
+        busy = []
+
+        def timed(item):
+            before = time.perf_counter()
+            result = function(item)
+            busy.append(time.perf_counter() - before)
+            return result
+
+        before = time.perf_counter()
+        results = original(timed, items)
+        took = time.perf_counter() - before
+        clocks[len(clocks)] = (took, threads * took - sum(busy))
+        return results
+
+    engine.map = measured_map
+    while time.perf_counter() < until or len(parts) < 8:
+        clocks.clear()
+        before = time.perf_counter()
+        ours.step()
+        took = time.perf_counter() - before
+        (shards, _), (adding, _), (update, _) = clocks.values()
+        parts.append((took, shards, adding, update, took - shards - adding - update,
+                      sum(waiting for _, waiting in clocks.values()) / threads))
+    middle = 1e3 * np.median(parts[3:], axis=0)
+    keys = ("step", "shards", "sum", optimizer, "rest", "of this, threads waited")
+    return dict(zip(keys, middle.tolist(), strict=True))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("configurations", nargs="*", default=list("AEF"))
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
+    parser.add_argument("--seconds", type=float, default=5, help="for each measurement")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if not options.json:
+        print(machine(options.threads))
+    for name in options.configurations:
+        one = one_micro_batch(name, options.seconds)
+        steps = whole_steps(name, options.threads, options.optimizer, options.seconds)
+        if options.json:
+            print(json.dumps({"configuration": name, "micro_batch": one, "step_ms": steps}))
+            continue
+        print(f"\n{name}: a micro-batch of {one['positions']} positions, one thread, ms")
+        for function, ms in sorted(one["functions_ms"].items(), key=lambda item: -item[1]):
+            print(f"  {function:24}{ms:9.3f}{ms / one['functions_sum_ms']:7.1%}")
+        print(f"  {'sum':24}{one['functions_sum_ms']:9.3f}\n  {'as one compiled call':24}"
+              f"{one['compiled_ms']:9.3f}   {one['share_of_one_core']:.0%} of the core's sgemm")
+        print(f"{name}: a step on {options.threads} threads, ms")
+        for part, ms in steps.items():
+            print(f"  {part:24}{ms:9.3f}")
+
+
+if __name__ == "__main__":
+    main()
