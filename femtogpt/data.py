@@ -99,8 +99,8 @@ def draw_batch(tokens, num_tokens, batch_size, seed, step):
     stretches = max(1, places // num_tokens)
     epoch, turn = np.divmod(step * batch_size + np.arange(batch_size), stretches)
     order = np.empty(batch_size, np.int64)
-    for e in np.unique(epoch):
-        order[epoch == e] = _epoch_order(seed, int(e), stretches)[turn[epoch == e]]
+    for e in range(epoch[0], epoch[-1] + 1):
+        order[epoch == e] = _epoch_order(seed, e, stretches)[turn[epoch == e]]
     starts = ((order + rng.random(batch_size)) * (places / stretches)).astype(np.int64)
     starts = np.minimum(starts, places - 1)  # should a product round up
     keys = rng.integers(0, 2**32, batch_size, dtype=np.uint64)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .layers.attention import attention_backward, attention_forward
+from .layers.attention import attention_backward, attention_forward, panel_shape
 from .layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .layers.dropout import dropout_backward, dropout_forward
 from .layers.embedding import embedding_backward, embedding_forward, sinusoids
@@ -17,8 +17,14 @@ from .layers.gelu import gelu_backward, gelu_forward
 from .layers.linear import linear_backward, linear_forward
 from .layers.norm import norm_backward, norm_forward
 from .layers.numeric import hash32, kernel
-from .layers.rotary import rotary_angles, rotary_backward, rotary_forward
+from .layers.rotary import rotary_backward, rotary_forward, rotary_turns
+from .layers.rows import add_row, copy_row, fill_row
 from .tensors import Tensors, count_parameters, views
+
+# The head works on R positions at once, so that [N, V] is never whole: R V is at most LOGITS
+# (8 MB, a part of the last-level cache) unless R would fall below MIN_ROWS, too few to be
+# worth a trip through the head's weights.
+LOGITS, MIN_ROWS = 2**21, 48
 
 
 class Constants(NamedTuple):
@@ -26,8 +32,7 @@ class Constants(NamedTuple):
 
     num_heads: int
     normalised_residual: bool  # recipe femto: the residual is taken after the norm
-    cos: np.ndarray  # (T, hs/2) with rotary positions, else (0, 0)
-    sin: np.ndarray
+    turns: np.ndarray  # (3, T, C) with rotary positions, else (3, 0, C)
     positions: np.ndarray  # (T, C) with fixed sinusoids, else (0, C)
 
 
@@ -39,11 +44,12 @@ class Activations(NamedTuple):
     mean: np.ndarray  # (2 L + 1, N)
     rstd: np.ndarray  # (2 L + 1, N)
     qkv: np.ndarray  # (L, N, 3C)   queries and keys already turned
-    p: np.ndarray  # (L, B, NH, T, T)   attention's probabilities
+    e: np.ndarray  # (L, *panel_shape)   attention's exponentials
+    inverse: np.ndarray  # (L, B, NH, T)   one over their sums
     attention: np.ndarray  # (L, N, C)   all heads side by side
     gelu: np.ndarray  # (L, N, 4C)
     slope: np.ndarray  # (L, N, 4C)   of GELU
-    logits: np.ndarray  # (N, V)   then probabilities, then their gradient
+    logits: np.ndarray  # (R, V)   of R positions at once; then probabilities, then their gradient
     branch: np.ndarray  # (N, C)   what a half block adds, then its gradient
     dx: np.ndarray  # (N, C)
     dnorm: np.ndarray  # (N, C)
@@ -55,24 +61,24 @@ class Activations(NamedTuple):
 def constants(config, dtype=np.float32):
     """The Constants of a config."""
     T, C = config.num_tokens, config.embedding_degree
-    cos = sin = np.zeros((0, 0), dtype)
-    positions = np.zeros((0, C), dtype)
+    turns, positions = np.zeros((3, 0, C), dtype), np.zeros((0, C), dtype)
     if config.positional_encoding == "rope":
-        angles = rotary_angles(np.arange(T), config.head_size, config.rotary_base)
-        cos, sin = np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
+        turns = rotary_turns(np.arange(T), config.num_heads, config.head_size,
+                             config.rotary_base).astype(dtype)
     elif config.positional_encoding == "absolute":
         positions = sinusoids(T, C).astype(dtype)
-    return Constants(config.num_heads, config.recipe == "femto", cos, sin, positions)
+    return Constants(config.num_heads, config.recipe == "femto", turns, positions)
 
 
 def allocate_activations(config, sequences, dtype=np.float32):
     """Activations for a micro-batch of `sequences` sequences."""
     T, C, L = config.num_tokens, config.embedding_degree, config.num_layers
-    N = sequences * T
+    N, V = sequences * T, config.vocab_size
     shapes = Activations(
         x=(2 * L + 1, N, C), norm=(2 * L + 1, N, C), mean=(2 * L + 1, N), rstd=(2 * L + 1, N),
-        qkv=(L, N, 3 * C), p=(L, sequences, config.num_heads, T, T), attention=(L, N, C),
-        gelu=(L, N, 4 * C), slope=(L, N, 4 * C), logits=(N, config.vocab_size),
+        qkv=(L, N, 3 * C), e=(L, *panel_shape(T, sequences, config.num_heads)),
+        inverse=(L, sequences, config.num_heads, T), attention=(L, N, C),
+        gelu=(L, N, 4 * C), slope=(L, N, 4 * C), logits=(min(N, max(MIN_ROWS, LOGITS // V)), V),
         branch=(N, C), dx=(N, C), dnorm=(N, C), dqkv=(N, 3 * C), dgelu=(N, 4 * C), keys=None,
     )
     arrays = [np.empty(shape, dtype) for shape in shapes[:-1]]
@@ -121,10 +127,10 @@ def block_forward(a, p, l, k, rate, sequence_keys):
     norm_forward(norm, a.mean[2 * l], a.rstd[2 * l], x,
                  p.attention_norm_gain[l], p.attention_norm_bias[l])
     linear_forward(a.qkv[l], norm, p.query_key_value_weight[l], None)
-    if k.cos.shape[0] > 0:
-        rotary_forward(a.qkv[l], k.cos, k.sin, k.num_heads)
+    if k.turns.shape[1] > 0:
+        rotary_forward(a.qkv[l], k.turns, k.num_heads)
     draw_keys(a.keys, sequence_keys, 2 * l)
-    attention_forward(a.attention[l], a.p[l], a.qkv[l], rate, a.keys)
+    attention_forward(a.attention[l], a.e[l], a.inverse[l], a.qkv[l], rate, a.keys)
     linear_forward(a.branch, a.attention[l], p.projection_weight[l], p.projection_bias[l])
     if rate > 0:
         draw_keys(a.keys, sequence_keys, 2 * l + 1)
@@ -168,9 +174,9 @@ def block_backward(g, a, p, l, k, rate, sequence_keys):
     linear_backward(a.dnorm, g.projection_weight[l], g.projection_bias[l],
                     a.branch, a.attention[l], p.projection_weight[l])
     draw_keys(a.keys, sequence_keys, 2 * l)
-    attention_backward(a.dqkv, a.dnorm, a.p[l], a.qkv[l], rate, a.keys)
-    if k.cos.shape[0] > 0:
-        rotary_backward(a.dqkv, k.cos, k.sin, k.num_heads)
+    attention_backward(a.dqkv, a.dnorm, a.e[l], a.inverse[l], a.qkv[l], rate, a.keys)
+    if k.turns.shape[1] > 0:
+        rotary_backward(a.dqkv, k.turns, k.num_heads)
     linear_backward(a.dnorm, g.query_key_value_weight[l], None,
                     a.dqkv, a.norm[2 * l], p.query_key_value_weight[l])
     if k.normalised_residual:
@@ -180,8 +186,27 @@ def block_backward(g, a, p, l, k, rate, sequence_keys):
 
 
 @kernel
+def head_forward(a, p, targets, first, last):
+    """The logits of positions first..last, as probabilities in a.logits; their losses' sum."""
+    N, L = last - first, a.qkv.shape[0]
+    logits = a.logits[:N]
+    linear_forward(logits, a.norm[2 * L, first:last], p.head_weight, p.head_bias)
+    return cross_entropy_forward(logits, logits, targets[first:last])
+
+
+@kernel
+def head_backward(g, a, p, targets, first, last, scale):
+    """Fills a.dnorm of these positions, adds to g. a.logits becomes its own gradient."""
+    N, L = last - first, a.qkv.shape[0]
+    logits = a.logits[:N]
+    cross_entropy_backward(logits, logits, targets[first:last], scale)
+    linear_backward(a.dnorm[first:last], g.head_weight, g.head_bias,
+                    logits, a.norm[2 * L, first:last], p.head_weight)
+
+
+@kernel
 def model_forward(a, p, tokens, k, rate, sequence_keys):
-    """Fills a; a.logits are the model's answer. tokens: (N,)."""
+    """Fills a up to a.norm[2 L], what the head reads. tokens: (N,)."""
     L = a.qkv.shape[0]
     positions = p.position_embedding if p.position_embedding.shape[0] > 0 else k.positions
     embedding_forward(a.x[0], tokens, p.token_embedding, positions)
@@ -189,15 +214,13 @@ def model_forward(a, p, tokens, k, rate, sequence_keys):
         block_forward(a, p, l, k, rate, sequence_keys)
     norm_forward(a.norm[2 * L], a.mean[2 * L], a.rstd[2 * L], a.x[2 * L],
                  p.final_norm_gain, p.final_norm_bias)
-    linear_forward(a.logits, a.norm[2 * L], p.head_weight, p.head_bias)
 
 
 @kernel
 def model_backward(g, a, p, tokens, k, rate, sequence_keys):
-    """From a.logits, which holds its own gradient by now, to every parameter's. Adds to g."""
+    """From a.dnorm, the gradient of a.norm[2 L], to every parameter's. Adds to g."""
     L = a.qkv.shape[0]
-    linear_backward(a.dnorm, g.head_weight, g.head_bias, a.logits, a.norm[2 * L], p.head_weight)
-    a.dx[:, :] = 0
+    clear(a.dx)
     norm_backward(a.dx, g.final_norm_gain, g.final_norm_bias, a.dnorm,
                   a.x[2 * L], a.mean[2 * L], a.rstd[2 * L], p.final_norm_gain)
     for l in range(L - 1, -1, -1):
@@ -214,8 +237,12 @@ def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys):
     Returns the sum of the losses in nats, float64.
     """
     model_forward(a, p, tokens, k, rate, sequence_keys)
-    loss = cross_entropy_forward(a.logits, a.logits, targets)
-    cross_entropy_backward(a.logits, a.logits, targets, scale)
+    N, R = tokens.size, a.logits.shape[0]
+    loss = 0.0
+    for first in range(0, N, R):
+        last = min(first + R, N)
+        loss += head_forward(a, p, targets, first, last)
+        head_backward(g, a, p, targets, first, last, scale)
     model_backward(g, a, p, tokens, k, rate, sequence_keys)
     return loss
 
@@ -224,32 +251,37 @@ def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys):
 def summed_loss(a, p, tokens, targets, k, sequence_keys):
     """The sum of the losses in nats of a micro-batch, without gradients or dropout."""
     model_forward(a, p, tokens, k, 0.0, sequence_keys)
-    return cross_entropy_forward(a.logits, a.logits, targets)
+    N, R = tokens.size, a.logits.shape[0]
+    loss = 0.0
+    for first in range(0, N, R):
+        loss += head_forward(a, p, targets, first, min(first + R, N))
+    return loss
 
 
 @kernel
 def add(out, x, y):
     """out = x + y, all (N, C)."""
     for n in range(out.shape[0]):
-        o, u, v = out[n], x[n], y[n]
-        for c in range(o.size):
-            o[c] = u[c] + v[c]
+        add_row(out[n], x[n], y[n], out.shape[1])
 
 
 @kernel
 def copy(to, source):
     """to = source, both (N, C). (to[:, :] = source takes numba two seconds more to compile.)"""
     for n in range(to.shape[0]):
-        t, s = to[n], source[n]
-        for c in range(t.size):
-            t[c] = s[c]
+        copy_row(to[n], source[n], to.shape[1])
+
+
+@kernel
+def clear(to):
+    """to = 0. to: (N, C)."""
+    for n in range(to.shape[0]):
+        fill_row(to[n], to.shape[1], 0)
 
 
 @kernel
 def move(to, source):
     """to += source; source = 0. Both (N, C)."""
     for n in range(to.shape[0]):
-        t, s = to[n], source[n]
-        for c in range(t.size):
-            t[c] += s[c]
-            s[c] = 0
+        add_row(to[n], to[n], source[n], to.shape[1])
+        fill_row(source[n], to.shape[1], 0)

@@ -13,6 +13,7 @@ Muon (Jordan 2024), for the blocks' matrices, q, k and v each by itself:
 Before either, all gradients together are scaled to a norm of at most 1.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -129,14 +130,15 @@ def _adamw_work(config, parameters, gradient, state, rate, clip):
     adamw = ADAMW[config.recipe]
     first = 1 - adamw.beta1**state.t
     second = 1 - adamw.beta2**state.t
-    for field, (start, stop) in zip(Tensors._fields, ranges(config), strict=True):
-        if start >= state.v.size:
-            break
-        decay = adamw.decay if field in adamw.decayed else 0.0
+    fields = zip(Tensors._fields, ranges(config), strict=True)
+    for decayed, run in itertools.groupby(fields, lambda field: field[0] in adamw.decayed):
+        spans = [span for _, span in run]
+        start, stop = spans[0][0], min(spans[-1][1], state.v.size)
         for i in range(start, stop, 16 * BLOCK):
             part = slice(i, min(i + 16 * BLOCK, stop))
             yield (adamw_update, parameters[part], state.m[part], state.v[part], gradient[part],
-                   rate, adamw.beta1, adamw.beta2, adamw.eps, decay, first, second, clip)
+                   rate, adamw.beta1, adamw.beta2, adamw.eps, adamw.decay if decayed else 0.0,
+                   first, second, clip)
 
 
 def _muon_work(config, parameters, gradient, state, rate, decay, clip):

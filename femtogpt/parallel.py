@@ -8,7 +8,7 @@ and shards are added in a fixed tree.
 import itertools
 import os
 import queue
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -63,7 +63,7 @@ class Engine:
         self._spaces = queue.SimpleQueue()
         for _ in range(self.threads):
             self._spaces.put(None)  # a thread's activations are made when first needed
-        self._pool = ThreadPoolExecutor(self.threads, "femtogpt")
+        self._pool = ThreadPoolExecutor(max(1, self.threads - 1), "femtogpt")
         # Inside workers BLAS must keep to one thread; where we have our own tiles it is not called.
         self._limits = threadpool_limits(1, "blas") if matmul.VECTORS is None else None
 
@@ -76,8 +76,23 @@ class Engine:
             self._limits.restore_original_limits()
 
     def map(self, function, items):
-        """Calls function on every item, on all threads; returns the results in order."""
-        return list(self._pool.map(function, items))
+        """Calls function on every item, on all threads (the caller's is one of them);
+        returns the results in order."""
+        items = list(items)
+        results, numbers = [None] * len(items), itertools.count()
+
+        def work():
+            while (number := next(numbers)) < len(items):
+                results[number] = function(items[number])
+
+        helpers = [self._pool.submit(work) for _ in range(min(self.threads, len(items)) - 1)]
+        try:
+            work()
+        finally:
+            wait(helpers)
+        for helper in helpers:
+            helper.result()
+        return results
 
     def loss_and_gradient(self, parameters, windows, rate, keys):
         """(loss, gradient, squares) of a batch.

@@ -15,7 +15,7 @@ from .layers.embedding import embedding_forward
 from .layers.gelu import gelu_forward
 from .layers.norm import norm_forward
 from .layers.numeric import kernel
-from .layers.rotary import rotary_angles, rotary_forward
+from .layers.rotary import rotary_forward, rotary_turns
 from .layers.rows import dot_row, exp_row, largest
 from .model import Constants, add, constants
 from .tensors import views
@@ -89,8 +89,8 @@ def decode_token(logits, cache, token, slot, filled, p, k):
     for l in range(L):
         norm_forward(norm, mean, rstd, x, p.attention_norm_gain[l], p.attention_norm_bias[l])
         vector_linear(qkv[0], norm[0], p.query_key_value_weight[l], nothing)
-        if k.cos.shape[0] > 0:
-            rotary_forward(qkv, k.cos, k.sin, k.num_heads)
+        if k.turns.shape[1] > 0:
+            rotary_forward(qkv, k.turns, k.num_heads)
         attend(attention, cache[l], qkv[0], k.num_heads, slot, filled)
         vector_linear(branch[0], attention, p.projection_weight[l], p.projection_bias[l])
         add(x, norm if k.normalised_residual else x, branch)
@@ -133,15 +133,16 @@ class Decoder:
 
     def _at(self, position):
         """The constants, their tables cut to the row of one position."""
-        k, cos, sin, positions = self._k, self._k.cos, self._k.sin, self._k.positions
-        if cos.shape[0]:
-            angles = rotary_angles([position], self.config.head_size, self.config.rotary_base)
-            cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        k, turns, positions = self._k, self._k.turns, self._k.positions
+        if turns.shape[1]:
+            config = self.config
+            turns = rotary_turns([position], config.num_heads, config.head_size,
+                                 config.rotary_base).astype(np.float32)
         if self._p.position_embedding.shape[0]:
             positions = self._p.position_embedding[position : position + 1]
         elif positions.shape[0]:
             positions = positions[position : position + 1]
-        return Constants(k.num_heads, k.normalised_residual, cos, sin, positions)
+        return Constants(k.num_heads, k.normalised_residual, turns, positions)
 
 
 def draw(logits, rng, temperature, top_k=None, top_p=None):

@@ -150,11 +150,15 @@ def dropout_mask(count, rate, key, first=0):
 
 
 def attention_masks(T, num_heads, rate, keys):
-    """attention's masks: the elements of all heads of a sequence are numbered in one go."""
-    return [
-        [dropout_mask(T * T, rate, int(key), h * T * T).reshape(T, T) for h in range(num_heads)]
-        for key in keys
-    ]
+    """attention's masks: the elements of a sequence are numbered head by head, then by 32
+    queries at a time, then key by key, then query by query."""
+    panels = -(-T // 32)
+    masks = []
+    for key in keys:
+        mask = dropout_mask(num_heads * panels * T * 32, rate, int(key))
+        mask = mask.reshape(num_heads, panels, T, 32).transpose(0, 1, 3, 2)
+        masks.append(mask.reshape(num_heads, panels * 32, T)[:, :T])
+    return masks
 
 
 # --- the model ------------------------------------------------------------------------

@@ -30,10 +30,10 @@ def some_tokens(model, count, seed=0):
 
 def forward(model, tokens):
     """The training forward's logits (T, V). tokens: (T,)."""
-    a = allocate_activations(model.config, 1)
-    model_forward(a, views(model.parameters, model.config), np.asarray(tokens, np.int64),
-                  constants(model.config), 0.0, np.zeros(1, np.uint64))
-    return a.logits.copy()
+    a, p = allocate_activations(model.config, 1), views(model.parameters, model.config)
+    model_forward(a, p, np.asarray(tokens, np.int64), constants(model.config), 0.0,
+                  np.zeros(1, np.uint64))
+    return a.norm[-1] @ p.head_weight + p.head_bias
 
 
 def decode(model, tokens):

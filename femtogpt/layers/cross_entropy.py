@@ -19,12 +19,11 @@ def cross_entropy_forward(probabilities, logits, targets):
     scalar = logits.dtype.type
     loss = 0.0
     for n in range(N):
-        row, p = logits[n], probabilities[n]
-        most = largest(row, V)
-        target = row[targets[n]] - most
-        total = exp_row(p, row, V, most, scalar(1))
+        most = largest(logits[n], V)
+        target = logits[n, targets[n]] - most
+        total = exp_row(probabilities[n], logits[n], V, most, 1)
         loss += np.log(total) - target
-        scale_row(p, V, scalar(1) / total)
+        scale_row(probabilities[n], probabilities[n], V, scalar(1) / total)
     return loss
 
 
@@ -35,7 +34,5 @@ def cross_entropy_backward(dlogits, probabilities, targets, scale):
     N, V = probabilities.shape
     scalar = probabilities.dtype.type
     for n in range(N):
-        d, p = dlogits[n], probabilities[n]
-        for v in range(V):
-            d[v] = p[v] * scalar(scale)
-        d[targets[n]] -= scalar(scale)
+        scale_row(dlogits[n], probabilities[n], V, scale)
+        dlogits[n, targets[n]] -= scalar(scale)

@@ -8,34 +8,32 @@
 import numpy as np
 
 from .numeric import kernel
+from .rows import add_row, copy_row
 
 
 @kernel
 def embedding_forward(out, tokens, table, positions):
     """Overwrites out. positions has no rows where nothing is to be added."""
     # out: (N, C)   tokens: (N,)   table: (V, C)   positions: (T, C) or (0, C)
+    P, C = positions.shape
     for n in range(tokens.size):
-        o, row = out[n], table[tokens[n]]
-        for c in range(o.size):
-            o[c] = row[c]
-        if positions.shape[0] > 0:
-            position = positions[n % positions.shape[0]]
-            for c in range(o.size):
-                o[c] += position[c]
+        if P > 0:
+            add_row(out[n], table[tokens[n]], positions[n % P], C)
+        else:
+            copy_row(out[n], table[tokens[n]], C)
 
 
 @kernel
 def embedding_backward(dtable, dpositions, dout, tokens):
     """Adds to dtable and dpositions (no rows: no gradient wanted)."""
     # dtable: (V, C)   dpositions: (T, C) or (0, C)   dout: (N, C)   tokens: (N,)
+    P, C = dpositions.shape
     for n in range(tokens.size):
-        do, row = dout[n], dtable[tokens[n]]
-        for c in range(do.size):
-            row[c] += do[c]
-        if dpositions.shape[0] > 0:
-            position = dpositions[n % dpositions.shape[0]]
-            for c in range(do.size):
-                position[c] += do[c]
+        row = dtable[tokens[n]]
+        add_row(row, row, dout[n], C)
+        if P > 0:
+            position = dpositions[n % P]
+            add_row(position, position, dout[n], C)
 
 
 def sinusoids(num_tokens, embedding_degree):

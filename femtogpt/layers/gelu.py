@@ -9,30 +9,29 @@ Since (1 + tanh(z/2)) / 2 is the logistic function s(z) = 1 / (1 + e^-z):
 
 import math
 
-from .numeric import exp, fma, kernel
+from .formulas import exp, fma
+from .numeric import kernel
+from .rows import multiply_row, row_function
 
 LINEAR = 2 * math.sqrt(2 / math.pi)
 CUBIC = LINEAR * 0.044715
 
 
+@row_function(outputs=2)
+def gelu_row(x):
+    """GELU and its slope."""
+    square = x * x
+    s = 1 / (1 + exp(-x * fma(square, CUBIC, LINEAR)))
+    out = x * s
+    return out, fma(out - out * s, fma(square, 3 * CUBIC, LINEAR), s)
+
+
 @kernel
 def gelu_forward(out, x):
-    """Overwrites out, and x by the slope: backward needs no more of it.
-
-    In place, for LLVM does not vectorise what might be two arrays that overlap.
-    """
+    """Overwrites out, and x by the slope: backward needs no more of it."""
     # out, x: (N, F)
-    scalar = x.dtype.type
     for n in range(x.shape[0]):
-        row, o = x[n], out[n]
-        for f in range(row.size):
-            v = row[f]
-            square = v * v
-            z = v * fma(scalar(CUBIC), square, scalar(LINEAR))
-            s = scalar(1) / (scalar(1) + exp(-z))
-            o[f] = v * s
-            dz = fma(scalar(3 * CUBIC), square, scalar(LINEAR))
-            row[f] = fma(v * s * (scalar(1) - s), dz, s)
+        gelu_row(out[n], x[n], x[n], x.shape[1])
 
 
 @kernel
@@ -40,6 +39,4 @@ def gelu_backward(dx, slope):
     """dx comes as dout and is overwritten."""
     # dx, slope: (N, F)
     for n in range(slope.shape[0]):
-        d, s = dx[n], slope[n]
-        for f in range(s.size):
-            d[f] *= s[f]
+        multiply_row(dx[n], dx[n], slope[n], slope.shape[1])

@@ -7,6 +7,7 @@
 
 from .matmul import matmul, matmul_add, matmul_bias
 from .numeric import kernel
+from .rows import add_row
 
 
 @kernel
@@ -27,6 +28,4 @@ def linear_backward(dx, dweight, dbias, dout, x, weight):
     matmul_add(dweight, x.T, dout)
     if dbias is not None:
         for n in range(dout.shape[0]):
-            row = dout[n]
-            for o in range(dbias.size):
-                dbias[o] += row[o]
+            add_row(dbias, dbias, dout[n], dbias.size)

@@ -10,10 +10,38 @@ with mean and variance over a row's C numbers. With n = (x - mean) rstd:
 
 import numpy as np
 
-from .numeric import fma, kernel
-from .rows import dot_row, sum_row
+from .formulas import fma
+from .numeric import kernel
+from .rows import row_function, sum_row
 
 EPS = 1e-5
+
+
+@row_function(outputs=1, scalars=1, totals=["+"])
+def deviation_row(x, mean):
+    """out = x - mean; returns the sum of squares."""
+    d = x - mean
+    return d, d * d
+
+
+@row_function(outputs=1, inputs=3, scalars=1)
+def normalise_row(deviation, gain, bias, rstd):
+    """out = gain deviation rstd + bias."""
+    return fma(deviation * rstd, gain, bias)
+
+
+@row_function(outputs=2, inputs=5, scalars=2, totals=["+", "+"])
+def parameter_gradients_row(dgain, dbias, dout, x, gain, mean, rstd):
+    """dgain and dbias with this row's added; returns the sums of dn and dn n."""
+    normal, dn = (x - mean) * rstd, dout * gain
+    return fma(dout, normal, dgain), dbias + dout, dn, dn * normal
+
+
+@row_function(outputs=1, inputs=4, scalars=4)
+def input_gradient_row(dx, dout, x, gain, mean, rstd, mean_dn, mean_dn_n):
+    """dx with this row's added."""
+    normal = (x - mean) * rstd
+    return fma(fma(-normal, mean_dn_n, fma(dout, gain, -mean_dn)), rstd, dx)
 
 
 @kernel
@@ -23,13 +51,10 @@ def norm_forward(out, mean, rstd, x, gain, bias):
     N, C = x.shape
     scalar = x.dtype.type
     for n in range(N):
-        row, o = x[n], out[n]
-        m = sum_row(row, C) / scalar(C)
-        for c in range(C):
-            o[c] = row[c] - m
-        r = scalar(1) / np.sqrt(dot_row(o, o, C) / scalar(C) + scalar(EPS))
-        for c in range(C):
-            o[c] = fma(o[c] * r, gain[c], bias[c])
+        m = sum_row(x[n], C) / scalar(C)
+        squares = deviation_row(out[n], x[n], C, m)
+        r = scalar(1) / np.sqrt(squares / scalar(C) + scalar(EPS))
+        normalise_row(out[n], out[n], gain, bias, C, r)
         mean[n], rstd[n] = m, r
 
 
@@ -39,16 +64,8 @@ def norm_backward(dx, dgain, dbias, dout, x, mean, rstd, gain):
     # dx, dout, x: (N, C)   mean, rstd: (N,)   dgain, dbias, gain: (C,)
     N, C = x.shape
     scalar = x.dtype.type
-    normal, dnormal = np.empty(C, x.dtype), np.empty(C, x.dtype)
     for n in range(N):
-        row, do, d = x[n], dout[n], dx[n]
         m, r = mean[n], rstd[n]
-        for c in range(C):
-            normal[c] = (row[c] - m) * r
-            dnormal[c] = do[c] * gain[c]
-            dgain[c] = fma(do[c], normal[c], dgain[c])
-            dbias[c] += do[c]
-        mean_dn = sum_row(dnormal, C) / scalar(C)
-        mean_dn_n = dot_row(dnormal, normal, C) / scalar(C)
-        for c in range(C):
-            d[c] = fma(fma(-normal[c], mean_dn_n, dnormal[c] - mean_dn), r, d[c])
+        dn, dn_n = parameter_gradients_row(dgain, dbias, dgain, dbias, dout[n], x[n], gain, C, m, r)
+        input_gradient_row(dx[n], dx[n], dout[n], x[n], gain, C, m, r,
+                           dn / scalar(C), dn_n / scalar(C))

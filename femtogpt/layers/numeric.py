@@ -1,4 +1,4 @@
-"""What every layer is written with: the kernel decorator, exp and a hash.
+"""What every layer is written with: the kernel decorators and a hash.
 
 Kernels are plain Python that numba compiles as it stands. With
 NUMBA_DISABLE_JIT=1 they still run, slowly, and give the same numbers.
@@ -6,15 +6,18 @@ NUMBA_DISABLE_JIT=1 they still run, slowly, and give the same numbers.
 
 import contextlib
 import hashlib
-import math
+import inspect
 import os
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import numba
 import numpy as np
 import platformdirs
+from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from .. import __version__
 from .vectors import VECTORS
@@ -31,12 +34,13 @@ def _cache_folder():
     """The folder of compiled kernels, or None where none can be written.
 
     numba keeps a stale result when a kernel in *another* file changes, so the
-    folder's name holds our version and a hash of every kernel's source. Its
-    index is pickle, so the folder is the user's alone.
+    folder's name holds our version and a hash of every kernel's source, and of
+    the vectors they are compiled for, which can be forced. numba's index is
+    pickle, so the folder is the user's alone.
     """
     package = Path(__file__).resolve().parent.parent
     sources = sorted(package.glob("layers/*.py")) + sorted(package.glob("*.py"))
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(VECTORS).encode())
     for source in sources:
         digest.update(source.read_bytes())
     name = f"kernels-{__version__}-{digest.hexdigest()[:12]}"
@@ -68,73 +72,39 @@ def kernel(function):
         return numba.njit(nogil=True, cache=True, **OPTIONS)(function)
 
 
-def fma(x, y, z):
-    """x y + z; compiled in float32 with one rounding, in one instruction."""
-    return x * y + z
+def standalone(function):
+    """A kernel of int64 arguments that other kernels call by its symbol.
+
+    What a kernel calls otherwise becomes part of it and is optimised again with it, at
+    each level of a pass: for a long inner function that is most of the compile time.
+    """
+    count = len(inspect.signature(function).parameters)
+    options = {**OPTIONS, "cache": CACHE_FOLDER is not None}
+    with _numba_cache_in(CACHE_FOLDER):
+        compiled = numba.cfunc(types.void(*[types.int64] * count), **options)(function)
+    symbol = f"femtogpt_{function.__name__}"
+    llvm.add_symbol(symbol, compiled.address)
+
+    def typing(typingctx, *arguments):
+        def codegen(context, builder, signature, values):
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * count)
+            callee = cgutils.get_or_insert_function(builder.module, kind, symbol)
+            builder.call(callee, values)
+            return context.get_dummy_value()
+
+        return types.none(*[types.int64] * count), codegen
+
+    typing.compiled = compiled  # keeps the machine code alive
+    return positional_intrinsic(typing, function.__name__, count)
 
 
-@intrinsic
-def _fma_float32(typingctx, x, y, z):
-    def codegen(context, builder, signature, arguments):
-        return builder.fma(*arguments)
-
-    return types.float32(types.float32, types.float32, types.float32), codegen
-
-
-@overload(fma, jit_options=OPTIONS)
-def _fma(x, y, z):
-    # Without vectors there is no such instruction either, only a slow function.
-    if VECTORS and x == types.float32:
-        return lambda x, y, z: _fma_float32(x, y, z)
-    return lambda x, y, z: x * y + z
-
-
-def exp(x):
-    """e^x. In float32 compiled: a polynomial, relative error below 1e-7; NaN stays NaN."""
-    with np.errstate(over="ignore", under="ignore"):
-        return np.exp(x)
-
-
-# numba's own np.exp does not vectorise (1.8 ns an element against 0.13 here).
-# e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln 2 / 2; e^r by the minimax
-# polynomial of the Cephes library (expf); 2^n by building the float's exponent.
-LOG2_E = np.float32(1.4426950408889634)
-LN2_HIGH = np.float32(0.693359375)
-LN2_LOW = np.float32(-2.12194440e-4)
-P0 = np.float32(1.9875691500e-4)
-P1 = np.float32(1.3981999507e-3)
-P2 = np.float32(8.3334519073e-3)
-P3 = np.float32(4.1665795894e-2)
-P4 = np.float32(1.6666665459e-1)
-P5 = np.float32(5.0000001201e-1)
-_ONE = np.float32(1)
-_HALF = np.float32(0.5)
-LOWEST = np.float32(-87.3)
-HIGHEST = np.float32(88.0)
-
-
-@overload(exp, jit_options=OPTIONS, inline="never")
-def _exp(x):
-    if x != types.float32:
-        return lambda x: math.exp(x)
-
-    def exp_float32(x):
-        y = x
-        if y < LOWEST:
-            y = LOWEST
-        if y > HIGHEST:
-            y = HIGHEST
-        n = np.floor(fma(y, LOG2_E, _HALF))
-        r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, y))
-        e = fma(P0, r, P1)
-        e = fma(e, r, P2)
-        e = fma(e, r, P3)
-        e = fma(e, r, P4)
-        e = fma(e, r, P5)
-        e = fma(e * r, r, r) + _ONE
-        return e * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-
-    return exp_float32
+def positional_intrinsic(typing, name, count):
+    """An intrinsic of `count` arguments from a typing(typingctx, *arguments)."""
+    names = ["typingctx", *(f"argument{i}" for i in range(count))]
+    typing.__name__ = name
+    typing.__signature__ = inspect.Signature(
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in names])
+    return intrinsic(typing)
 
 
 _32_BITS = np.uint64(0xFFFFFFFF)

@@ -6,42 +6,63 @@ by the angle t base^(-i / (hs/2)) at position t:
     out1 = x1 cos - x2 sin     out2 = x1 sin + x2 cos
 
 The backward turns back, by minus the angle: a rotation's transpose is its inverse.
+
+Halves of heads are shorter than the processor's vectors, so a row is turned whole: a
+number's partner lies hs/2 after it or hs/2 before it, and `turns` holds, for every
+position and column, what it, the number after and the number before are multiplied by:
+(cos, -sin, 0) in first halves, (cos, 0, sin) in second ones.
 """
 
 import numpy as np
 
 from .numeric import kernel
+from .rows import copy_row, row_function
 
 
 @kernel
-def rotary_forward(qkv, cos, sin, num_heads):
+def rotary_forward(qkv, turns, num_heads):
     """Turns the queries and keys of qkv in place; the values stay."""
-    # qkv: (N, 3C), its columns q, k, v   cos, sin: (T, hs/2)
-    _turn(qkv, cos, sin, num_heads, qkv.dtype.type(1))
+    # qkv: (N, 3C), its columns q, k, v   turns: (3, T, C)
+    turn(qkv, turns, num_heads, 1)
 
 
 @kernel
-def rotary_backward(dqkv, cos, sin, num_heads):
+def rotary_backward(dqkv, turns, num_heads):
     """Turns the gradients of queries and keys back, in place."""
-    # dqkv: (N, 3C)   cos, sin: (T, hs/2)
-    _turn(dqkv, cos, sin, num_heads, dqkv.dtype.type(-1))
+    # dqkv: (N, 3C)   turns: (3, T, C)
+    turn(dqkv, turns, num_heads, -1)
+
+
+@row_function(outputs=1, inputs=6, scalars=1)
+def turn_row(x, after, before, cos, sin_after, sin_before, sign):
+    """x turned by the angle times sign."""
+    return x * cos + (after * sin_after + before * sin_before) * sign
 
 
 @kernel
-def _turn(x, cos, sin, num_heads, sign):
-    T, half = cos.shape
-    for n in range(x.shape[0]):
-        c, s = cos[n % T], sin[n % T]
-        for head in range(2 * num_heads):  # the queries' heads, then the keys'
-            start = head * 2 * half
-            first, second = x[n, start : start + half], x[n, start + half : start + 2 * half]
-            for i in range(half):
-                a, b = first[i], second[i]
-                first[i] = a * c[i] - sign * s[i] * b
-                second[i] = sign * s[i] * a + b * c[i]
+def turn(x, turns, num_heads, sign):
+    """rotary_forward with the angles times sign."""
+    _, T, C = turns.shape
+    half = C // num_heads // 2
+    # A few rows are copied before the first is turned: a vector read across the border of
+    # two that were just written has to wait for both.
+    rows = np.zeros((16, 2 * C + 2 * half), x.dtype)  # half a head of nothing on both sides
+    for first in range(0, x.shape[0], 16):
+        count = min(16, x.shape[0] - first)
+        for i in range(count):
+            copy_row(rows[i, half:], x[first + i], 2 * C)
+        for i in range(count):
+            t = (first + i) % T
+            for start in range(0, 2 * C, C):  # queries, keys
+                row = rows[i, start:]
+                turn_row(x[first + i, start:], row[half:], row[2 * half :], row,
+                         turns[0, t], turns[1, t], turns[2, t], C, sign)
 
 
-def rotary_angles(positions, head_size, base):
-    """The angles of given positions (any shape P), shape (*P, hs/2), float64."""
+def rotary_turns(positions, num_heads, head_size, base):
+    """The turns of given positions (P,), shape (3, P, C), float64."""
     half = head_size // 2
-    return np.asarray(positions)[..., None] * base ** (-np.arange(half) / half)
+    angles = np.asarray(positions)[:, None] * base ** (-np.arange(half) / half)
+    cos, sin, zero = np.cos(angles), np.sin(angles), np.zeros_like(angles)
+    pairs = [np.hstack(pair) for pair in ((cos, cos), (-sin, zero), (zero, sin))]
+    return np.tile(pairs, (1, 1, num_heads))

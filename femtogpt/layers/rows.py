@@ -1,294 +1,235 @@
-"""What is done to a whole row at once: its largest number, its exponentials, a dot product.
+"""What is done to a whole row at once: one formula, run three ways.
 
-In float32 these are loops over the processor's vectors in LLVM IR, the last vector
-masked. Left to itself, LLVM unrolls such loops so far that rows as short as
-attention's (80 numbers) fall through to its scalar remainder: a causal softmax took
-3.1 ns a number, and takes 1.2 so (Zen 5, one thread).
+A formula is a Python function of numbers. Traced with Vectors it becomes a loop of LLVM
+IR over the processor's vectors, the last one masked; with numpy arrays (the JIT off) it
+computes at once. Left to itself, LLVM unrolls such loops so far that rows as short as
+ours (64 numbers) fall through to its scalar remainder: a causal softmax took 3.1 ns a
+number so, and takes 1.2 with these (Zen 5, one thread).
 """
 
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.core import cgutils
+
+from .formulas import Vector, exp, maximum
+from .numeric import positional_intrinsic
+from .vectors import EVERY, FLOAT, I64, INDICES, LANES, constant, load, reduce, splat, store
+
+COMBINE = {"+": (lambda x, y: x + y, np.sum, 0.0), "max": (maximum, np.max, -np.inf)}
 
-from .numeric import OPTIONS, exp
-from .vectors import (
-    BITS,
-    LANES,
-    VECTOR,
-    VECTORS,
-    address_of,
-    constant,
-    declare,
-    fma,
-    larger,
-    load,
-    loop,
-    reduce,
-    splat,
-    store,
-)
 
+def row_function(outputs=0, inputs=1, scalars=0, totals=()):
+    """Turns formula(*inputs, *scalars) -> (*outputs, *totals) into a function of rows,
+
+        function(*outputs, *inputs, count, *scalars) -> totals
+
+    on the first `count` numbers of each row: one-dimensional contiguous arrays of one
+    type (or, of float32, their addresses). An output may be an input itself. totals: how
+    each total is combined over the row, "+" or "max".
+    """
+    rows = outputs + inputs
+
+    def decorate(formula):
+        def in_numpy(*arguments):
+            count, numbers = arguments[rows], arguments[rows + 1 :]
+            results = _tuple(formula(*(x[:count] for x in arguments[outputs:rows]), *numbers))
+            for out, result in zip(arguments, results[:outputs], strict=False):
+                out[:count] = result
+            combined = [COMBINE[how][1](x)
+                        for how, x in zip(totals, results[outputs:], strict=True)]
+            return tuple(combined) if len(combined) > 1 else combined[0] if combined else None
+
+        def compiled(builder, dtype, values):
+            kind = _vector(dtype)
+            numbers = [Vector(builder, splat(builder, value, kind)) for value in values[rows + 1 :]]
+            count, sums = values[rows], _Totals(builder, kind, totals)
+            whole = builder.and_(count, I64(-LANES))
+
+            def work(i, mask):
+                _element(builder, formula, kind, values[:outputs], values[outputs:rows], i,
+                         numbers, sums, mask)
+
+            with cgutils.for_range_slice(builder, I64(0), whole, I64(LANES)) as (i, _):
+                work(i, EVERY)
+            with builder.if_then(builder.icmp_signed("<", whole, count)):
+                lanes = ir.Constant(INDICES, list(range(LANES)))
+                left = splat(builder, builder.sub(count, whole), INDICES)
+                work(whole, builder.icmp_signed("<", lanes, left))
+            return sums.reduced()
+
+        return _choose(formula, in_numpy, compiled, rows, 1, scalars, len(totals))
+
+    return decorate
+
+
+def column_function(outputs=0, inputs=1, lanes=0, scalars=0, totals=()):
+    """Turns formula(*inputs, *lanes, *scalars) -> (*outputs, *totals) into
+
+        function(*totals, *outputs, *inputs, *lanes, count, width, *scalars)
+
+    on the first `count` rows of matrices whose contiguous rows have `width` numbers, a
+    multiple of LANES. lanes: rows of width numbers, one number a column; totals: likewise,
+    what the formula's totals come to down each column.
+    """
+    first, second = len(totals), len(totals) + outputs
+    third = second + inputs
+    rows = third + lanes
+
+    def decorate(formula):
+        def in_numpy(*arguments):
+            count, _, *numbers = arguments[rows:]
+            results = _tuple(formula(*(x[:count] for x in arguments[second:third]),
+                                     *arguments[third:rows], *numbers))
+            for out, result in zip(arguments[first:second], results, strict=False):
+                out[:count] = result
+            for out, how, x in zip(arguments, totals, results[outputs:], strict=False):
+                out[:] = COMBINE[how][1](x, axis=0)
+
+        def compiled(builder, dtype, values):
+            kind, (count, width) = _vector(dtype), values[rows : rows + 2]
+            numbers = [Vector(builder, splat(builder, value, kind)) for value in values[rows + 2 :]]
+            end = builder.mul(count, width)
+            with cgutils.for_range_slice(builder, I64(0), width, I64(LANES)) as (j, _):
+                sums = _Totals(builder, kind, totals)
+                fixed = [Vector(builder, load(builder, x, j, EVERY, constant(0, kind)))
+                         for x in values[third:rows]]
+                with cgutils.for_range_slice(builder, j, end, width) as (i, _):
+                    _element(builder, formula, kind, values[first:second], values[second:third],
+                             i, [*fixed, *numbers], sums, EVERY)
+                for address, total in zip(values, sums.values(), strict=False):
+                    store(builder, address, j, EVERY, total)
+            return []
+
+        return _choose(formula, in_numpy, compiled, rows, 2, scalars, 0)
+
+    return decorate
+
+
+def _tuple(results):
+    return results if isinstance(results, tuple) else (results,)
+
 
-def largest(row, count):
-    """The largest of a row's first `count` numbers, at least one (with NaN among them: any)."""
-    return np.max(row[:count])
+def _vector(dtype):
+    return ir.VectorType(FLOAT if dtype == types.float32 else ir.DoubleType(), LANES)
 
 
-def exp_row(out, x, count, most, scale):
-    """out[:count] = e^(scale (x[:count] - most)); returns their sum. out may be x itself."""
-    out[:count] = exp((x[:count] - most) * scale)
-    return np.sum(out[:count])
+class _Totals:
+    """Running totals, a vector each, while a loop is emitted."""
 
+    def __init__(self, builder, kind, how):
+        self.builder = builder
+        self.combine = [COMBINE[name][0] for name in how]
+        self.places = [cgutils.alloca_once(builder, kind) for _ in how]
+        for place, name in zip(self.places, how, strict=True):
+            builder.store(constant(COMBINE[name][2], kind), place)
 
-def sum_row(x, count):
-    """The sum of x[:count]."""
-    return np.sum(x[:count])
+    def add(self, terms, mask):
+        b = self.builder
+        for place, combine, term in zip(self.places, self.combine, terms, strict=True):
+            old = b.load(place)
+            new = combine(Vector(b, old), term).value
+            b.store(new if mask is EVERY else b.select(mask, new, old), place)
 
+    def values(self):
+        return [self.builder.load(place) for place in self.places]
 
-def dot_row(x, y, count):
-    """The sum of x[:count] * y[:count]."""
-    return np.dot(x[:count], y[:count])
+    def reduced(self):
+        b = self.builder
+        return [
+            reduce(b, lambda x, y, c=combine: c(Vector(b, x), Vector(b, y)).value, total)
+            for combine, total in zip(self.combine, self.values(), strict=True)
+        ]
 
 
-def scale_row(x, count, factor):
-    """x[:count] *= factor."""
-    x[:count] *= factor
+def _element(builder, formula, kind, outputs, inputs, i, fixed, sums, mask):
+    """The formula on one vector of each row: loads, computes, stores, adds to the totals."""
+    numbers = [Vector(builder, load(builder, address, i, mask, constant(0, kind)))
+               for address in inputs]
+    results = _tuple(formula(*numbers, *fixed))
+    for address, result in zip(outputs, results, strict=False):
+        store(builder, address, i, mask, result.value)
+    sums.add(results[len(outputs):], mask)
 
 
-def zero_row(x, first, count):
-    """x[first:count] = 0."""
-    x[first:count] = 0
+def _choose(formula, in_numpy, compiled, rows, counts, scalars, results):
+    """in_numpy with the JIT off, else an intrinsic that emits compiled(builder, dtype, values)."""
+    if numba.config.DISABLE_JIT:
+        in_numpy.__name__, in_numpy.__doc__ = formula.__name__, formula.__doc__
+        return in_numpy
 
+    def typing(typingctx, *arguments):
+        arrays = [a for a in arguments[:rows] if isinstance(a, types.Array)]
+        dtype = arrays[0].dtype if arrays else types.float32
+        result = {0: types.none, 1: dtype}.get(results, types.UniTuple(dtype, results))
 
-def softmax_gradient_row(ds, dp, p, count, dot, scale):
-    """ds[:count] = scale p (dp - dot). ds may be dp itself."""
-    ds[:count] = (dp[:count] - dot) * p[:count] * scale
+        def codegen(context, builder, signature, values):
+            addresses = [
+                builder.ptrtoint(context.make_array(kind)(context, builder, value).data, I64)
+                if isinstance(kind, types.Array) else value
+                for kind, value in zip(signature.args[:rows], values[:rows], strict=True)
+            ]
+            found = compiled(builder, dtype, [*addresses, *values[rows:]])
+            if results == 0:
+                return context.get_dummy_value()
+            return found[0] if results == 1 else context.make_tuple(builder, result, found)
 
+        return result(*arguments[:rows], *[types.int64] * counts, *[dtype] * scalars), codegen
 
-def _emit_exp(builder, x):
-    """numeric.exp's polynomial on a vector, for x <= 0."""
-    from . import numeric as n
+    return positional_intrinsic(typing, formula.__name__, rows + counts + scalars)
 
-    floor = declare(builder, f"llvm.floor.v{LANES}f32", VECTOR, VECTOR)
-    low = constant(n.LOWEST)
-    x = builder.select(builder.fcmp_ordered("<", x, low), low, x)
-    turns = builder.call(floor, [fma(builder, x, constant(n.LOG2_E), constant(0.5))])
-    r = fma(builder, turns, constant(-n.LN2_HIGH), x)
-    r = fma(builder, turns, constant(-n.LN2_LOW), r)
-    e = constant(n.P0)
-    for coefficient in (n.P1, n.P2, n.P3, n.P4, n.P5):
-        e = fma(builder, e, r, constant(coefficient))
-    e = fma(builder, builder.fmul(e, r), r, r)
-    e = builder.fadd(e, constant(1))
-    exponent = builder.add(builder.fptosi(turns, BITS), ir.Constant(BITS, [127] * LANES))
-    power = builder.bitcast(builder.shl(exponent, ir.Constant(BITS, [23] * LANES)), VECTOR)
-    return builder.fmul(e, power)
 
+@row_function(totals=["max"])
+def largest(x):
+    """The largest of x."""
+    return x
 
-@intrinsic
-def _largest_vector(typingctx, x, count):
-    def codegen(context, builder, signature, arguments):
-        x, count = arguments
-        lowest = constant(-np.inf)
 
-        def body(i, mask, most):
-            numbers = load(builder, x, i, mask, lowest)
-            return larger(builder)(numbers, most)
+@row_function(totals=["+"])
+def sum_row(x):
+    """The sum of x."""
+    return x
 
-        return reduce(builder, larger(builder), loop(builder, count, lowest, body))
 
-    return types.float32(types.int64, types.int64), codegen
+@row_function(inputs=2, totals=["+"])
+def dot_row(x, y):
+    """The sum of x y."""
+    return x * y
 
 
-@intrinsic
-def _exp_vector(typingctx, out, x, count, most, scale):
-    def codegen(context, builder, signature, arguments):
-        out, x, count, most, scale = arguments
-        most, scale = splat(builder, most, VECTOR), splat(builder, scale, VECTOR)
-        zero = constant(0)
+@row_function(outputs=1, inputs=1)
+def copy_row(x):
+    """out = x."""
+    return x
 
-        def body(i, mask, total):
-            numbers = builder.fsub(load(builder, x, i, mask, most), most)
-            result = _emit_exp(builder, builder.fmul(numbers, scale))
-            store(builder, out, i, mask, result)
-            return builder.fadd(total, builder.select(mask, result, zero))
 
-        return reduce(builder, builder.fadd, loop(builder, count, zero, body))
+@row_function(outputs=1, inputs=0, scalars=1)
+def fill_row(value):
+    """out = value."""
+    return value
 
-    signature = types.float32(*[types.int64] * 3, types.float32, types.float32)
-    return signature, codegen
 
+@row_function(outputs=1, inputs=2)
+def add_row(x, y):
+    """out = x + y."""
+    return x + y
 
-@intrinsic
-def _sum_vector(typingctx, x, count):
-    def codegen(context, builder, signature, arguments):
-        x, count = arguments
-        zero = constant(0)
 
-        def body(i, mask, total):
-            return builder.fadd(total, load(builder, x, i, mask, zero))
+@row_function(outputs=1, inputs=2)
+def multiply_row(x, y):
+    """out = x y."""
+    return x * y
 
-        return reduce(builder, builder.fadd, loop(builder, count, zero, body))
 
-    return types.float32(types.int64, types.int64), codegen
+@row_function(outputs=1, scalars=1)
+def scale_row(x, factor):
+    """out = factor x."""
+    return x * factor
 
 
-@intrinsic
-def _dot_vector(typingctx, x, y, count):
-    def codegen(context, builder, signature, arguments):
-        x, y, count = arguments
-        zero = constant(0)
-
-        def body(i, mask, total):
-            numbers = [load(builder, base, i, mask, zero) for base in (x, y)]
-            return fma(builder, *numbers, total)
-
-        return reduce(builder, builder.fadd, loop(builder, count, zero, body))
-
-    return types.float32(*[types.int64] * 3), codegen
-
-
-@intrinsic
-def _scale_vector(typingctx, x, count, factor):
-    def codegen(context, builder, signature, arguments):
-        x, count, factor = arguments
-        factor, zero = splat(builder, factor, VECTOR), constant(0)
-
-        def body(i, mask, nothing):
-            store(builder, x, i, mask, builder.fmul(load(builder, x, i, mask, zero), factor))
-            return nothing
-
-        loop(builder, count, zero, body)
-        return context.get_dummy_value()
-
-    return types.none(types.int64, types.int64, types.float32), codegen
-
-
-@intrinsic
-def _zero_vector(typingctx, x, count):
-    def codegen(context, builder, signature, arguments):
-        x, count = arguments
-        zero = constant(0)
-
-        def body(i, mask, nothing):
-            store(builder, x, i, mask, zero)
-            return nothing
-
-        loop(builder, count, zero, body)
-        return context.get_dummy_value()
-
-    return types.none(types.int64, types.int64), codegen
-
-
-@intrinsic
-def _softmax_gradient_vector(typingctx, ds, dp, p, count, dot, scale):
-    def codegen(context, builder, signature, arguments):
-        ds, dp, p, count, dot, scale = arguments
-        dot, scale = splat(builder, dot, VECTOR), splat(builder, scale, VECTOR)
-        zero = constant(0)
-
-        def body(i, mask, nothing):
-            difference = builder.fsub(load(builder, dp, i, mask, zero), dot)
-            share = builder.fmul(load(builder, p, i, mask, zero), scale)
-            store(builder, ds, i, mask, builder.fmul(difference, share))
-            return nothing
-
-        loop(builder, count, zero, body)
-        return context.get_dummy_value()
-
-    signature = types.none(*[types.int64] * 4, types.float32, types.float32)
-    return signature, codegen
-
-
-@overload(largest, jit_options=OPTIONS)
-def _largest(row, count):
-    if VECTORS and row.dtype == types.float32:
-        return lambda row, count: _largest_vector(address_of(row), np.int64(count))
-    return lambda row, count: np.max(row[:count])
-
-
-@overload(exp_row, jit_options=OPTIONS)
-def _exp_row(out, x, count, most, scale):
-    if VECTORS and x.dtype == types.float32:
-        return lambda out, x, count, most, scale: _exp_vector(
-            address_of(out), address_of(x), np.int64(count),
-            np.float32(most), np.float32(scale))
-
-    def exp_row_plain(out, x, count, most, scale):
-        total = x.dtype.type(0)
-        for i in range(count):
-            out[i] = exp((x[i] - most) * scale)
-            total += out[i]
-        return total
-
-    return exp_row_plain
-
-
-@overload(sum_row, jit_options=OPTIONS)
-def _sum_row(x, count):
-    if VECTORS and x.dtype == types.float32:
-        return lambda x, count: _sum_vector(address_of(x), np.int64(count))
-
-    def sum_row_plain(x, count):
-        total = x.dtype.type(0)
-        for i in range(count):
-            total += x[i]
-        return total
-
-    return sum_row_plain
-
-
-@overload(dot_row, jit_options=OPTIONS)
-def _dot_row(x, y, count):
-    if VECTORS and x.dtype == types.float32:
-        return lambda x, y, count: _dot_vector(
-            address_of(x), address_of(y), np.int64(count))
-
-    def dot_row_plain(x, y, count):
-        total = x.dtype.type(0)
-        for i in range(count):
-            total += x[i] * y[i]
-        return total
-
-    return dot_row_plain
-
-
-@overload(scale_row, jit_options=OPTIONS)
-def _scale_row(x, count, factor):
-    if VECTORS and x.dtype == types.float32:
-        return lambda x, count, factor: _scale_vector(
-            address_of(x), np.int64(count), np.float32(factor))
-
-    def scale_row_plain(x, count, factor):
-        for i in range(count):
-            x[i] *= factor
-
-    return scale_row_plain
-
-
-@overload(zero_row, jit_options=OPTIONS)
-def _zero_row(x, first, count):
-    if VECTORS and x.dtype == types.float32:
-        return lambda x, first, count: _zero_vector(
-            address_of(x) + 4 * first, np.int64(count - first))
-
-    def zero_row_plain(x, first, count):
-        for i in range(first, count):
-            x[i] = 0
-
-    return zero_row_plain
-
-
-@overload(softmax_gradient_row, jit_options=OPTIONS)
-def _softmax_gradient_row(ds, dp, p, count, dot, scale):
-    if VECTORS and dp.dtype == types.float32:
-        return lambda ds, dp, p, count, dot, scale: _softmax_gradient_vector(
-            address_of(ds), address_of(dp), address_of(p), np.int64(count),
-            np.float32(dot), np.float32(scale))
-
-    def softmax_gradient_row_plain(ds, dp, p, count, dot, scale):
-        for i in range(count):
-            ds[i] = (dp[i] - dot) * p[i] * scale
-
-    return softmax_gradient_row_plain
+@row_function(outputs=1, inputs=1, scalars=2, totals=["+"])
+def exp_row(x, most, scale):
+    """out = e^(scale (x - most)); returns their sum."""
+    e = exp((x - most) * scale)
+    return e, e

@@ -2,8 +2,10 @@
 
 numba leaves vectors to LLVM's own judgement. Where that is not good enough (tiles.py
 and rows.py say why), loops are emitted with explicit vectors; here is what both need.
+The environment variable FEMTOGPT_VECTORS (avx512, avx2, neon, none) overrides detection.
 """
 
+import os
 from typing import NamedTuple
 
 import llvmlite.binding as llvm
@@ -31,8 +33,16 @@ AVX2 = Vectors(lanes=8, rows=4, columns=3)
 NEON = Vectors(lanes=4, rows=8, columns=3)
 
 
+KINDS = {"avx512": AVX512, "avx2": AVX2, "neon": NEON, "none": None}
+
+
 def detect():
     """The processor's widest usable vectors, or None (then products go through BLAS)."""
+    forced = os.environ.get("FEMTOGPT_VECTORS")
+    if forced:
+        if forced not in KINDS:
+            raise ValueError(f"FEMTOGPT_VECTORS={forced} is not one of {', '.join(KINDS)}")
+        return KINDS[forced]
     features = llvm.get_host_cpu_features()
     if features.get("avx512f"):
         return AVX512
@@ -62,30 +72,49 @@ I64, I32, FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 LANES = VECTORS.lanes if VECTORS else 4
 VECTOR, BITS = ir.VectorType(FLOAT, LANES), ir.VectorType(I32, LANES)
 MASK, INDICES = ir.VectorType(ir.IntType(1), LANES), ir.VectorType(I64, LANES)
+EVERY = ir.Constant(MASK, [1] * LANES)
 
 
-def constant(value):
-    """A vector of one float32."""
-    return ir.Constant(VECTOR, [float(np.float32(value))] * LANES)
+def stack_floats(count):
+    """An intrinsic without arguments: the address of `count` float32 on the stack."""
+
+    @intrinsic
+    def allocate(typingctx):
+        def codegen(context, builder, signature, arguments):
+            with builder.goto_entry_block():  # cgutils.alloca_once would also fill it
+                space = builder.alloca(ir.ArrayType(FLOAT, count))
+            return builder.ptrtoint(space, I64)
+
+        return types.int64(), codegen
+
+    return allocate
+
+
+def constant(value, kind=VECTOR):
+    """A vector of one number."""
+    number = float(np.float32(value)) if kind.element == FLOAT else float(value)
+    return ir.Constant(kind, [number] * LANES)
 
 
 def splat(builder, scalar, kind):
     """A vector of the given type, every lane the scalar."""
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, I32(0))
-    zeros = ir.Constant(BITS, None)
-    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(BITS, None))
 
 
-def declare(builder, name, result, *parameters):
-    """A function of LLVM's, by name."""
-    kind = ir.FunctionType(result, parameters)
-    return cgutils.get_or_insert_function(builder.module, kind, name)
+def call(builder, name, result, *arguments):
+    """Calls a vector function of LLVM's; its name's end, v16f32 say, is added."""
+    kind = next(a.type for a in arguments if isinstance(a.type, ir.VectorType)
+                and isinstance(a.type.element, (ir.FloatType, ir.DoubleType)))
+    bits = 32 if kind.element == FLOAT else 64
+    function = ir.FunctionType(result, [a.type for a in arguments])
+    name = f"llvm.{name}.v{LANES}f{bits}" + (".p0" if "masked" in name else "")
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
 
 
 def fma(builder, x, y, z):
     """x y + z, rounded once."""
-    function = declare(builder, f"llvm.fma.v{LANES}f32", VECTOR, VECTOR, VECTOR, VECTOR)
-    return builder.call(function, [x, y, z])
+    return call(builder, "fma", x.type, x, y, z)
 
 
 def reduce(builder, combine, vector):
@@ -98,49 +127,26 @@ def reduce(builder, combine, vector):
     return builder.extract_element(vector, I32(0))
 
 
-def larger(builder):
-    """For reduce: lane by lane the larger."""
-    return lambda x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y)
-
-
-def loop(builder, count, first, body):
-    """Emits: for i in range(0, count, lanes): value = body(i, mask, value). Returns value."""
-    before = builder.basic_block
-    loop, done = builder.append_basic_block("row"), builder.append_basic_block("row_done")
-    builder.cbranch(builder.icmp_signed(">", count, I64(0)), loop, done)
-    builder.position_at_end(loop)
-    i, value = builder.phi(I64), builder.phi(VECTOR)
-    lanes = builder.add(splat(builder, i, INDICES), ir.Constant(INDICES, list(range(LANES))))
-    mask = builder.icmp_signed("<", lanes, splat(builder, count, INDICES))
-    new = body(i, mask, value)
-    following = builder.add(i, I64(LANES))
-    end = builder.basic_block
-    for phi, initial, next_one in ((i, I64(0), following), (value, first, new)):
-        phi.add_incoming(initial, before)
-        phi.add_incoming(next_one, end)
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
-    builder.position_at_end(done)
-    result = builder.phi(VECTOR)
-    result.add_incoming(first, before)
-    result.add_incoming(new, end)
-    return result
-
-
-def at(builder, base, i):
-    """A pointer to the vector at float32 number i after the address base."""
-    address = builder.add(base, builder.shl(i, I64(2)))
-    return builder.inttoptr(address, VECTOR.as_pointer())
+def at(builder, base, i, kind=VECTOR):
+    """A pointer to the vector at number i after the address base."""
+    shift = 2 if kind.element == FLOAT else 3
+    address = builder.add(base, builder.shl(i, I64(shift)))
+    return builder.inttoptr(address, kind.as_pointer())
 
 
 def load(builder, base, i, mask, otherwise):
-    """The vector at number i after base, in the lanes of mask; elsewhere `otherwise`."""
-    function = declare(builder, f"llvm.masked.load.v{LANES}f32.p0", VECTOR,
-                        VECTOR.as_pointer(), I32, MASK, VECTOR)
-    return builder.call(function, [at(builder, base, i), I32(4), mask, otherwise])
+    """The vector at number i after base, in the lanes of mask (EVERY: all); elsewhere
+    `otherwise`, of whose type it is."""
+    pointer = at(builder, base, i, otherwise.type)
+    if mask is EVERY:
+        return builder.load(pointer, align=4)
+    return call(builder, "masked.load", otherwise.type, pointer, I32(4), mask, otherwise)
 
 
 def store(builder, base, i, mask, vector):
-    """Stores the lanes of mask at number i after base."""
-    function = declare(builder, f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(),
-                        VECTOR, VECTOR.as_pointer(), I32, MASK)
-    builder.call(function, [vector, at(builder, base, i), I32(4), mask])
+    """Stores the lanes of mask (EVERY: all) at number i after base."""
+    pointer = at(builder, base, i, vector.type)
+    if mask is EVERY:
+        builder.store(vector, pointer, align=4)
+    else:
+        call(builder, "masked.store", ir.VoidType(), vector, pointer, I32(4), mask)

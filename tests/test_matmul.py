@@ -1,0 +1,108 @@
+"""Matrix products of any strides, against numpy in float64; transposition."""
+
+import numba
+import numpy as np
+import pytest
+
+from femtogpt.layers.matmul import matmul, matmul_add, matmul_bias, transpose
+from femtogpt.layers.numeric import kernel
+
+COMPILED = not numba.config.DISABLE_JIT
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape)
+
+
+@kernel
+def transposed(out, x):
+    transpose(out, x)
+
+
+SIZES = [(1, 1, 1), (3, 5, 7), (8, 16, 48), (9, 17, 49), (16, 33, 64), (7, 1, 65), (12, 8, 112)]
+if COMPILED:
+    SIZES += [(65, 400, 50), (320, 64, 64), (33, 769, 101), (64, 320, 192)]
+
+
+def strided(array, layout):
+    """The array's numbers with other strides: "row", "column" major or part of a larger one."""
+    if layout == "column":
+        return array.T.copy().T
+    if layout == "part":
+        larger = np.full((array.shape[0] + 2, array.shape[1] + 5), np.nan, array.dtype)
+        larger[1:-1, 3:-2] = array
+        return larger[1:-1, 3:-2]
+    return array.copy()
+
+
+def tolerance(a, b):
+    """What the product may be wrong by: rounding grows with the length of the sums."""
+    eps = np.finfo(a.dtype).eps
+    return 4 * eps * (np.abs(a).astype(np.float64) @ np.abs(b).astype(np.float64)) + 4 * eps
+
+
+def assert_product(out, a, b, start=0.0):
+    exact = a.astype(np.float64) @ b.astype(np.float64) + start
+    allowed = tolerance(a, b) + 4 * np.finfo(a.dtype).eps * np.abs(start)
+    assert (np.abs(out - exact) <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layouts", [
+    ("row", "row"), ("row", "column"), ("column", "row"), ("part", "part"),
+])
+def test_matmul_of_any_strides(layouts, dtype):
+    for N, K, M in SIZES:
+        a = strided(normal(N, K).astype(dtype), layouts[0])
+        b = strided(normal(K, M, seed=1).astype(dtype), layouts[1])
+        out = np.full((N, M), np.nan, dtype)
+        matmul(out, a, b)
+        assert_product(out, a, b)
+        np.testing.assert_array_equal(a, normal(N, K).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_matmul_writes_its_part_of_a_larger_array_only(dtype):
+    for N, K, M in SIZES:
+        a, b = normal(N, K).astype(dtype), normal(K, M, seed=1).astype(dtype)
+        larger = np.full((N + 2, M + 7), 5, dtype)
+        out = larger[1:-1, 3:-4]
+        matmul(out, strided(a, "part"), strided(b, "part"))
+        assert_product(out, a, b)
+        out[...] = 5
+        assert (larger == 5).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_matmul_add_adds_and_matmul_bias_begins_with_the_bias(dtype):
+    for N, K, M in SIZES:
+        a, b = normal(N, K).astype(dtype), normal(K, M, seed=1).astype(dtype)
+        bias, start = normal(M).astype(dtype), normal(N, M, seed=2).astype(dtype)
+        out = np.full((N, M), np.nan, dtype)
+        matmul_bias(out, a, b, bias)
+        assert_product(out, a, b, bias.astype(np.float64))
+        out[...] = start
+        matmul_add(out, strided(a, "column"), b)  # as linear_backward calls it
+        assert_product(out, a, b, start.astype(np.float64))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_transpose_turns_its_part_of_a_larger_array_only(dtype):
+    for N, M in [(1, 1), (3, 5), (16, 16), (17, 33), (8, 64), (50, 7)]:
+        x = normal(N, M).astype(dtype)
+        larger = np.full((M + 2, N + 7), 5, dtype)
+        out = larger[1:-1, 3:-4]
+        transposed(out, strided(x, "part"))
+        np.testing.assert_array_equal(out, x.T)
+        out[...] = 5
+        assert (larger == 5).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_matmul_keeps_nan(dtype):
+    for row in (0, 8, 16):
+        a, b = np.ones((17, 40), dtype), np.ones((40, 50), dtype)
+        a[row, 39] = np.nan
+        out = np.zeros((17, 50), dtype)
+        matmul(out, a, b)
+        assert np.isnan(out[row]).all() and (np.delete(out, row, 0) == 40).all()
