@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import FemtoError
-from .layers.matmul import matmul, matmul_add
+from .layers.matmul import matmul, symmetric_matmul, transpose
 from .layers.numeric import kernel
-from .layers.rows import dot_row
+from .layers.rows import dot_row, row_function, scale_row
 from .tensors import MUON_FIELDS, Tensors, count_adamw_parameters, count_parameters, ranges, views
 
 BLOCK = 8192  # floats; fixed, so that sums and roundings don't depend on the number of threads
@@ -204,28 +204,43 @@ def muon_update(w, m, g, rate, shrink, clip):
     momentum, c = scalar(MUON_MOMENTUM), scalar(clip)
     u = np.empty(w.shape, w.dtype)
     for i in range(w.shape[0]):
-        for j in range(w.shape[1]):
-            gij = (scalar(1) - momentum) * c * g[i, j]
-            m[i, j] = momentum * m[i, j] + gij
-            u[i, j] = gij + momentum * m[i, j]
-    if w.shape[0] <= w.shape[1]:
-        orthogonalise(u)
-        direction = u.T.T
-    else:
-        turned = np.ascontiguousarray(u.T)
-        orthogonalise(turned)
-        direction = turned.T
+        wi, mi, gi, ui = w[i], m[i], g[i], u[i]
+        for j in range(ui.size):
+            gij = (scalar(1) - momentum) * c * gi[j]
+            mi[j] = momentum * mi[j] + gij
+            ui[j] = gij + momentum * mi[j]
+    if w.shape[0] > w.shape[1]:
+        turned = np.empty((u.shape[1], u.shape[0]), u.dtype)
+        transpose(turned, u)
+        u = turned
+    direction = np.empty_like(u)
+    orthogonalise(direction, u)
+    if w.shape[0] > w.shape[1]:
+        turned = np.empty(w.shape, w.dtype)
+        transpose(turned, direction)
+        direction = turned
     for i in range(w.shape[0]):
-        for j in range(w.shape[1]):
-            w[i, j] = scalar(shrink) * w[i, j] - scalar(rate) * direction[i, j]
+        wi, di = w[i], direction[i]
+        for j in range(di.size):
+            wi[j] = scalar(shrink) * wi[j] - scalar(rate) * di[j]
+
+
+@row_function(outputs=1, inputs=2, scalars=2)
+def polynomial_row(x, y, b, c):
+    """b x + c y."""
+    return x * b + y * c
 
 
 @kernel
-def orthogonalise(x):
-    """Moves all singular values of x to about 1, in place. x: (R, K) with R <= K.
+def orthogonalise(out, x):
+    """out = x with all its singular values moved to about 1; x is spoilt. (R, K), R <= K.
 
-    Five steps of a Newton-Schulz iteration, X <- a X + (b A + c A^2) X with
+    Five steps of a Newton-Schulz iteration, X <- P X with P = a + b A + c A^2 and
     A = X X^T, whose constants (Jordan 2024) favour speed: values end in 0.7..1.2.
+
+    X itself is needed at both ends only: A <- P A P and Q <- P Q follow what happens to
+    it, and the result is Q X. These are symmetric and commute, so half of each product
+    is enough, and none of the loop's sums is longer than R.
     """
     scalar = x.dtype.type
     a, b, c = scalar(NEWTON_SCHULZ[0]), scalar(NEWTON_SCHULZ[1]), scalar(NEWTON_SCHULZ[2])
@@ -235,19 +250,21 @@ def orthogonalise(x):
         total += dot_row(x[i], x[i], K)
     inverse = scalar(1 / (np.sqrt(total) + 1e-7))
     for i in range(R):
-        row = x[i]
-        for j in range(K):
-            row[j] *= inverse
-    gram, polynomial, new = np.empty((R, R), x.dtype), np.empty((R, R), x.dtype), np.empty_like(x)
-    for _ in range(5):
-        matmul(gram, x, x.T)
+        scale_row(x[i], x[i], K, inverse)
+    A, P, Q, space = (np.empty((R, R), x.dtype), np.empty((R, R), x.dtype),
+                      np.empty((R, R), x.dtype), np.empty((R, R), x.dtype))
+    symmetric_matmul(A, x, x.T)
+    for step in range(5):
+        symmetric_matmul(P, A, A)
         for i in range(R):
-            row, source = polynomial[i], gram[i]
-            for j in range(R):
-                row[j] = b / c * source[j]
-        matmul_add(polynomial, gram, gram)
-        matmul(new, polynomial, x)
-        for i in range(R):
-            row, source = x[i], new[i]
-            for j in range(K):
-                row[j] = a * row[j] + c * source[j]
+            polynomial_row(P[i], A[i], P[i], R, b, c)
+            P[i, i] += a
+        if step < 4:
+            symmetric_matmul(space, P, A)
+            symmetric_matmul(A, space, P)
+        if step > 0:
+            symmetric_matmul(space, P, Q)
+            Q, space = space, Q
+        else:
+            Q, P = P, Q
+    matmul(out, Q, x)

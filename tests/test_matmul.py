@@ -4,7 +4,13 @@ import numba
 import numpy as np
 import pytest
 
-from femtogpt.layers.matmul import matmul, matmul_add, matmul_bias, transpose
+from femtogpt.layers.matmul import (
+    matmul,
+    matmul_add,
+    matmul_bias,
+    symmetric_matmul,
+    transpose,
+)
 from femtogpt.layers.numeric import kernel
 
 COMPILED = not numba.config.DISABLE_JIT
@@ -84,6 +90,15 @@ def test_matmul_add_adds_and_matmul_bias_begins_with_the_bias(dtype):
         out[...] = start
         matmul_add(out, strided(a, "column"), b)  # as linear_backward calls it
         assert_product(out, a, b, start.astype(np.float64))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_symmetric_matmul_is_the_product(dtype):
+    for N, K in [(1, 3), (7, 2), (48, 5), (49, 60), (130, 20)]:
+        a = normal(N, K).astype(dtype)
+        out = np.full((N, N), np.nan, dtype)
+        symmetric_matmul(out, a, a.T)
+        assert_product(out, a, a.T)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -167,12 +167,17 @@ def test_a_nan_gradient_reaches_every_parameter_rather_than_being_hidden():
 # --- Muon -----------------------------------------------------------------------------
 
 
+def orthogonal(x):
+    out = np.full_like(x, np.nan)
+    orthogonalise(out, x.copy())
+    return out
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (3, 50), (16, 64), (33, 70), (64, 256)])
 def test_orthogonalise_moves_singular_values_to_about_1(shape):
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     for scale in (1.0, 1e-4, 1e4):
-        y = x * np.float32(scale)
-        orthogonalise(y)
+        y = orthogonal(x * np.float32(scale))
         values = np.linalg.svd(y, compute_uv=False)
         assert values.min() > 0.6 and values.max() < 1.3
         np.testing.assert_allclose(
@@ -184,9 +189,21 @@ def test_orthogonalise_moves_singular_values_to_about_1(shape):
 
 
 def test_orthogonalise_of_zeros_is_zero():
-    x = np.zeros((4, 6), np.float32)
-    orthogonalise(x)
-    assert not x.any()
+    assert not orthogonal(np.zeros((4, 6), np.float32)).any()
+
+
+@pytest.mark.parametrize("smallest", [1e-2, 1e-4, 1e-8, 0.0])
+def test_orthogonalise_by_way_of_the_gram_matrix_is_the_iteration_itself(smallest):
+    """Also where singular values are so small that their squares drown in rounding."""
+    rng = np.random.default_rng(1)
+    left, right = (np.linalg.qr(rng.standard_normal((n, 48)))[0] for n in (48, 100))
+    x = (left * np.geomspace(1, max(smallest, 1e-30), 48)) @ right.T
+    if smallest == 0:
+        x[7:] = x[:1]
+    np.testing.assert_allclose(orthogonal(x), naive.orthogonalise(x), atol=1e-9)
+    single = orthogonal(x.astype(np.float32))
+    np.testing.assert_allclose(single, naive.orthogonalise(x.astype(np.float32).astype("f8")),
+                               atol=2e-3)
 
 
 @pytest.mark.parametrize("field", MUON_FIELDS)

@@ -45,6 +45,17 @@ def matmul_bias(out, a, b, bias):
     _product(out, a, b, bias)
 
 
+@kernel
+def symmetric_matmul(out, a, b):
+    """out = a @ b where that is symmetric: half is computed, half mirrored. out: (N, N)."""
+    N, width = out.shape[0], 3 * LANES
+    for j in range(0, N, width):
+        end = min(j + width, N)
+        matmul(out[j:, j:end], a[j:], b[:, j:end])
+        if end < N:
+            transpose(out[j:end, end:], out[end:, j:end])
+
+
 def _product(out, a, b, start):
     """out = start + a @ b, where start is None, out itself or a row to repeat."""
     product = a @ b
