@@ -16,12 +16,12 @@ import types
 from collections import defaultdict
 
 import numpy as np
-from steps import CONFIGURATIONS, Ours, flops, machine, peak
+from contest import PRODUCT, available_processors, machine
+from contestants import Sgemm, make, milliseconds
+from steps import CONFIGURATIONS, flops
 
 from femtogpt import model
-from femtogpt.config import GPTConfig
 from femtogpt.model import allocate_activations, constants, initial_parameters
-from femtogpt.parallel import default_threads
 from femtogpt.tensors import views
 
 # What the pass is made of: these are called from Python, everything below them is timed.
@@ -52,11 +52,10 @@ def clocked():
 
 def one_micro_batch(name, seconds):
     """Milliseconds of a micro-batch by function, and as one compiled call, one thread."""
-    V, T, C, L, NH, batch_size = CONFIGURATIONS[name]
-    config = GPTConfig(V, T, C, L, NH)
-    sequences = Ours(config, np.zeros(0), batch_size, 1, "adamw").engine.micro_batch
-    rng = np.random.default_rng(0)
-    tokens, targets = rng.integers(0, V, (2, sequences * T))
+    ours = make("ours", 1, CONFIGURATIONS[name], "adamw")
+    config, sequences = ours.config, ours.engine.micro_batch
+    N = sequences * config.num_tokens
+    tokens, targets = ours.tokens[: 2 * N].reshape(2, N).astype(np.int64)
     parameters = initial_parameters(config, 1)
     g, p = views(np.zeros_like(parameters), config), views(parameters, config)
     arguments = (g, allocate_activations(config, sequences), p, tokens, targets,
@@ -67,21 +66,18 @@ def one_micro_batch(name, seconds):
         clocks.clear()
         by_python(*arguments)
         parts.append(dict(clocks))
-        before = time.perf_counter()
-        model.loss_and_gradients(*arguments)
-        whole.append(time.perf_counter() - before)
+        whole.append(milliseconds(lambda: model.loss_and_gradients(*arguments)))
     middle = {key: 1e3 * float(np.median([part[key] for part in parts[3:]])) for key in parts[0]}
-    share = flops(config, sequences) / np.median(whole[3:]) / 1e9 / peak(1)
-    return {"positions": sequences * T, "functions_ms": middle,
-            "functions_sum_ms": sum(middle.values()),
-            "compiled_ms": 1e3 * float(np.median(whole[3:])), "share_of_one_core": share}
+    compiled, core = float(np.median(whole[3:])), Sgemm(1)
+    peak = 2 * PRODUCT**3 / min(milliseconds(core.step) for _ in range(12))
+    share = flops((*CONFIGURATIONS[name][:5], sequences)) / compiled / peak
+    return {"positions": N, "functions_ms": middle, "functions_sum_ms": sum(middle.values()),
+            "compiled_ms": compiled, "share_of_one_core": share}
 
 
 def whole_steps(name, threads, optimizer, seconds):
     """Milliseconds of a step's parts on all threads."""
-    V, T, C, L, NH, batch_size = CONFIGURATIONS[name]
-    ours = Ours(GPTConfig(V, T, C, L, NH), np.random.default_rng(0).integers(0, V, 200_000),
-                batch_size, threads, optimizer)
+    ours = make("ours", threads, CONFIGURATIONS[name], optimizer)
     engine, clocks = ours.engine, defaultdict(float)
     parts, until = [], time.perf_counter() + seconds
     original = engine.map
@@ -118,18 +114,19 @@ def whole_steps(name, threads, optimizer, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("configurations", nargs="*", default=list("AEF"))
-    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--threads", type=int, default=available_processors())
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
     parser.add_argument("--seconds", type=float, default=5, help="for each measurement")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if not options.json:
-        print(machine(options.threads))
+        print(f"{machine()}, {options.threads} threads, {options.optimizer}")
     for name in options.configurations:
         one = one_micro_batch(name, options.seconds)
         steps = whole_steps(name, options.threads, options.optimizer, options.seconds)
         if options.json:
-            print(json.dumps({"configuration": name, "micro_batch": one, "step_ms": steps}))
+            print(json.dumps({"configuration": name, "machine": machine(), "micro_batch": one,
+                              "threads": options.threads, "step_ms": steps}), flush=True)
             continue
         print(f"\n{name}: a micro-batch of {one['positions']} positions, one thread, ms")
         for function, ms in sorted(one["functions_ms"].items(), key=lambda item: -item[1]):

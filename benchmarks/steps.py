@@ -1,31 +1,19 @@
-"""How long a training step takes, ours beside PyTorch's, in turn in one process.
+"""How long a training step takes, ours beside PyTorch's.
 
-    python benchmarks/steps.py            configurations A to E
+    python benchmarks/steps.py            configurations A to G (H takes 15 GB and minutes)
     python benchmarks/steps.py A F --json
 
-Prints the median milliseconds a step of each, the ratio, what our step comes to in
-GFLOPS and as a share of this machine's own sgemm peak, and the resident memory. Only
-ratios and shares mean something on a machine that does other work too. Without torch
-installed, ours alone. PyTorch's MKL takes a slow path on AMD processors, which this
-does not change.
+PyTorch as pip installs it; opened, that is with its MKL's fast paths on AMD processors too
+(contest.py says how); and ours, each in a process of its own, in turns. Medians. Only ratios
+and shares mean something on a machine that does other work too.
 """
 
 import argparse
+import contextlib
 import json
-import platform
-import resource
-import sys
-import time
+import tempfile
 
-import numpy as np
-from threadpoolctl import threadpool_limits
-
-from femtogpt.config import GPTConfig
-from femtogpt.data import draw_batch
-from femtogpt.model import initial_parameters
-from femtogpt.optimizer import fresh_state, update
-from femtogpt.parallel import Engine, default_threads
-from femtogpt.tensors import count_parameters
+import contest
 
 # V, T, C, L, NH, batch size
 CONFIGURATIONS = {
@@ -40,111 +28,79 @@ CONFIGURATIONS = {
 }
 
 
-class Ours:
-    """step() trains one batch."""
-
-    def __init__(self, config, tokens, batch_size, threads, optimizer):
-        self.config, self.tokens, self.batch_size = config, tokens, batch_size
-        self.parameters = initial_parameters(config, 1)
-        self.state = fresh_state(config, optimizer)
-        self.engine = Engine(config, batch_size, threads)
-        self.done = 0
-
-    def step(self):
-        windows, keys = draw_batch(self.tokens, self.config.num_tokens, self.batch_size, 1,
-                                   self.done)
-        self.done += 1
-        loss, gradient, squares = self.engine.loss_and_gradient(self.parameters, windows, 0.0, keys)
-        update(self.engine.map, self.config, self.parameters, gradient, squares, self.state, 1e-3)
-        return loss
-
-
-def flops(config, batch_size):
+def flops(shape):
     """Of a training step, products alone: 6 a matrix element and position, and attention's
     lower triangles (2 products forward, 4 backward, half of T each)."""
-    T, C, L = config.num_tokens, config.embedding_degree, config.num_layers
-    matrices = L * 12 * C * C + C * config.vocab_size
+    V, T, C, L, _, batch_size = shape
+    matrices = L * 12 * C * C + C * V
     return batch_size * T * (6 * matrices + L * 6 * 2 * C * T / 2)
 
 
-def peak(threads):
-    """This machine's sgemm GFLOPS on so many threads: the best of many square products."""
-    a = np.random.default_rng(0).standard_normal((1536, 1536), np.float32)
-    with threadpool_limits(threads, "blas"):
-        best = min(_seconds(lambda: a @ a) for _ in range(12))
-    return 2 * 1536**3 / best / 1e9
+def measure(shape, threads, seconds, optimizer="adamw", vectors=None, peers=()):
+    """The figures of one shape, as a dict. peers: as contest.peers finds them."""
+    environment = {"FEMTOGPT_VECTORS": vectors} if vectors else None
+    with contextlib.ExitStack() as stack:
+        def start(*arguments):
+            return stack.enter_context(contest.Contestant(*arguments))
+
+        ours = start("ours", threads, shape, optimizer, environment)
+        torches = {name: start("torch", threads, shape, "adamw", environment)
+                   for name, environment in peers}
+        # The peak beside each configuration: the machine's speed drifts.
+        sgemm = start("sgemm", min(threads, contest.available_processors()))
+        load = contest.alternate([ours, *torches.values(), sgemm], seconds)
+    speed = flops(shape) / ours.median / 1e6
+    result = {"ms": ours.median, "gflops": speed, "peak_gflops": sgemm.gflops,
+              "share_of_peak": speed / sgemm.gflops, "resident_mb": ours.answer["resident_mb"],
+              "vectors": ours.ready["vectors"], "counted_steps": len(ours.ms)}
+    for name, torch in torches.items():
+        result |= {f"{name}_ms": torch.median, f"{name}_ratio": torch.median / ours.median,
+                   f"{name}_resident_mb": torch.answer["resident_mb"]}
+    return result | load
 
 
-def machine(threads):
-    """A line that says where the figures come from."""
-    return (f"{platform.processor() or platform.machine()}, {threads} threads, "
-            f"Python {platform.python_version()}, {sys.platform}")
-
-
-def _seconds(function):
-    before = time.perf_counter()
-    function()
-    return time.perf_counter() - before
-
-
-def measure(steppers, seconds):
-    """The median milliseconds of each stepper, in turns of five steps or more, about
-    `seconds` in all. A turn's first two steps don't count: PyTorch's threads still spin
-    for a while after its last step, and the caches hold the other's numbers."""
-    times, until = [[] for _ in steppers], time.perf_counter() + seconds
-    while time.perf_counter() < until or len(times[0]) < 5:
-        for stepper, own in zip(steppers, times, strict=True):
-            turn, end = [], time.perf_counter() + 0.5
-            while len(turn) < 5 or time.perf_counter() < end:
-                turn.append(_seconds(stepper.step) * 1000)
-            own += turn[2:]
-    return [float(np.median(own)) for own in times]
-
-
-def run(name, threads, optimizer, seconds):
-    V, T, C, L, NH, batch_size = CONFIGURATIONS[name]
-    config = GPTConfig(V, T, C, L, NH)
-    tokens = np.random.default_rng(0).integers(0, V, 200_000).astype(np.uint16)
-    steppers = [Ours(config, tokens, batch_size, threads, optimizer)]
-    try:
-        from peer import Stepper
-
-        steppers.append(Stepper(config, tokens, batch_size, threads))
-        assert steppers[1].parameters == count_parameters(config)
-    except ImportError:
-        pass
-    # The peak beside each configuration: the machine's speed drifts.
-    most = peak(threads)
-    ms = measure(steppers, seconds)
-    speed = flops(config, batch_size) / ms[0] / 1e6
-    result = {"configuration": name, "ms": ms[0], "gflops": speed, "peak_gflops": most,
-              "share_of_peak": speed / most, "resident_mb":
-              resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-    if len(ms) > 1:
-        result |= {"torch_ms": ms[1], "ratio": ms[1] / ms[0]}
-    return result
+# Heading, key, format.
+COLUMNS = (
+    ("ours ms", "ms", ".1f"), ("torch ms", "torch_ms", ".1f"), ("opened ms", "opened_ms", ".1f"),
+    ("torch/us", "torch_ratio", ".2f"), ("opened/us", "opened_ratio", ".2f"),
+    ("GFLOPS", "gflops", ".0f"), ("sgemm", "peak_gflops", ".0f"),
+    ("of sgemm", "share_of_peak", ".0%"), ("ours MB", "resident_mb", ".0f"),
+    ("torch MB", "torch_resident_mb", ".0f"), ("others", "others", ".0%"),
+    ("stolen", "stolen", ".0%"),
+)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("configurations", nargs="*", default=list("ABCDE"))
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
+    parser.add_argument("configurations", nargs="*", default=list("ABCDEFG"))
+    parser.add_argument("--threads", type=int, default=contest.available_processors())
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw",
+                        help="ours; PyTorch's is always AdamW")
     parser.add_argument("--seconds", type=float, default=20, help="for each configuration")
+    parser.add_argument("--vectors", choices=("avx512", "avx2", "neon", "none"),
+                        help="the processor's that ours uses [default: its widest]")
+    parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if not options.json:
-        print(f"{platform.processor() or platform.machine()}, {options.threads} threads, "
-              f"{options.optimizer}, Python {platform.python_version()}, {sys.platform}")
-        print("       ours ms  torch ms  ratio   GFLOPS  of peak  resident MB")
-    for name in options.configurations:
-        result = run(name, options.threads, options.optimizer, options.seconds)
-        if options.json:
-            print(json.dumps(result), flush=True)
-            continue
-        print(f"{name:5}{result['ms']:9.1f}{result.get('torch_ms', float('nan')):10.1f}"
-              f"{result.get('ratio', float('nan')):7.2f}{result['gflops']:9.0f}"
-              f"{result['share_of_peak']:9.0%}{result['resident_mb']:13.0f}", flush=True)
+    if unknown := set(options.configurations) - set(CONFIGURATIONS):
+        parser.error(f"no such configuration: {', '.join(sorted(unknown))}")
+    common = {"machine": contest.machine(), "threads": options.threads,
+              "optimizer": options.optimizer}
+    with tempfile.TemporaryDirectory() as folder:
+        peers, missing = ([], []) if options.no_torch else contest.peers(folder)
+        if not options.json:
+            print(f"{contest.machine()}, {options.threads} threads, {options.optimizer}",
+                  *missing, "", sep="\n")
+            contest.print_heading("", *(heading for heading, _, _ in COLUMNS))
+        for name in options.configurations:
+            result = measure(CONFIGURATIONS[name], options.threads, options.seconds,
+                             options.optimizer, options.vectors, peers)
+            if options.json:
+                print(json.dumps({"configuration": name, **result, **common,
+                                  "missing": missing}), flush=True)
+            else:
+                print(contest.row(name, *(contest.shown(result.get(key), form)
+                                          for _, key, form in COLUMNS)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,125 @@
+"""One contestant's process; contest.py starts it and asks it for steps.
+
+A line on standard input is a number of steps; the answer is a line of JSON: milliseconds
+of each, the process's peak resident memory and the processors' time it has used.
+"""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from contest import PRODUCT
+
+from femtogpt.config import GPTConfig
+
+
+class Ours:
+    """step() trains one batch."""
+
+    def __init__(self, config, tokens, batch_size, threads, optimizer):
+        from femtogpt.model import initial_parameters
+        from femtogpt.optimizer import fresh_state
+        from femtogpt.parallel import Engine
+
+        self.config, self.tokens, self.batch_size = config, tokens, batch_size
+        self.parameters = initial_parameters(config, 1)
+        self.state = fresh_state(config, optimizer)
+        self.engine = Engine(config, batch_size, threads)
+        self.done = 0
+
+    def step(self):
+        from femtogpt.data import draw_batch
+        from femtogpt.optimizer import update
+
+        windows, keys = draw_batch(self.tokens, self.config.num_tokens, self.batch_size, 1,
+                                   self.done)
+        self.done += 1
+        loss, gradient, squares = self.engine.loss_and_gradient(self.parameters, windows, 0.0, keys)
+        update(self.engine.map, self.config, self.parameters, gradient, squares, self.state, 1e-3)
+        return loss
+
+
+class Sgemm:
+    """step() multiplies two square matrices in numpy's BLAS."""
+
+    def __init__(self, threads):
+        from threadpoolctl import threadpool_limits
+
+        self.limits = threadpool_limits(threads, "blas")
+        self.a = np.random.default_rng(0).standard_normal((PRODUCT, PRODUCT), np.float32)
+
+    def step(self):
+        self.a @ self.a
+
+
+def random_tokens(vocab_size):
+    return np.random.default_rng(0).integers(0, vocab_size, 200_000).astype(np.uint16)
+
+
+def resident_mb():
+    """The most memory this process ever held; None where the system doesn't tell."""
+    try:  # Linux; getrusage there counts what the parent held when it forked
+        return int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+    except (OSError, TypeError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / 2**20 if sys.platform == "darwin" else most / 1024
+
+
+def compiled_files():
+    """How many there are in the cache of compiled kernels; None: there is no cache."""
+    from femtogpt.layers.numeric import CACHE_FOLDER
+
+    return CACHE_FOLDER and len(list(CACHE_FOLDER.rglob("*.nbc")))
+
+
+def milliseconds(function):
+    before = time.perf_counter()
+    function()
+    return (time.perf_counter() - before) * 1000
+
+
+def make(kind, threads, shape, optimizer):
+    if kind == "sgemm":
+        return Sgemm(threads)
+    *numbers, batch_size = shape
+    config = GPTConfig(*numbers)
+    tokens = random_tokens(config.vocab_size)
+    if kind == "ours":
+        return Ours(config, tokens, batch_size, threads, optimizer)
+    from peer import Stepper
+
+    from femtogpt.tensors import count_parameters
+
+    peer = Stepper(config, tokens, batch_size, threads)
+    assert peer.parameters == count_parameters(config)
+    return peer
+
+
+def main():
+    kind, options = sys.argv[1], json.loads(sys.argv[2])
+    ours = kind == "ours"
+    before = compiled_files() if ours else 0
+    stepper = make(kind, **options)
+    ready = {"ms": [milliseconds(stepper.step) for _ in range(2)]}
+    ready["compiled"] = ours and (before is None or compiled_files() != before)
+    if ours:
+        from femtogpt.layers.vectors import KINDS, VECTORS
+
+        ready["vectors"] = next(name for name, kind in KINDS.items() if kind == VECTORS)
+    print(json.dumps(ready), flush=True)
+    for line in sys.stdin:
+        ms = [milliseconds(stepper.step) for _ in range(int(line))]
+        print(json.dumps({"ms": ms, "resident_mb": resident_mb(),
+                          "cpu_seconds": time.process_time()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
