@@ -15,6 +15,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ PAUSE = 0.25  # seconds before a turn: PyTorch's and OpenBLAS's threads spin aft
 TURN_MS = 600
 DROPPED_MS = 100  # of a turn: the caches still hold the others' numbers
 ROUNDS = 3  # at least, whatever the seconds
+FEMTOGPT = [sys.executable, "-c", "from femtogpt.cli import main; main()"]  # as installed
 PRODUCT = 1536  # the width of the products that sgemm's peak is measured with
 
 
@@ -143,6 +145,40 @@ def peers(folder):
                    input="int mkl_serv_intel_cpu_true(void) { return 1; }\n", text=True)
     preload = ":".join(filter(None, (path, os.environ.get("LD_PRELOAD"))))
     return [*installed, ("opened", {"LD_PRELOAD": preload})], []
+
+
+def whole_process(command, cwd, environment=None):
+    """Runs a command to its end: (seconds, peak resident MB or None, what it printed)."""
+    with tempfile.TemporaryFile() as output:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output,
+                                   stderr=subprocess.STDOUT, env=os.environ | (environment or {}))
+        if hasattr(os, "wait4"):
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            peak = maxrss_mb(usage)
+        else:  # Windows
+            process.wait()
+            peak = None
+        seconds = time.perf_counter() - began
+        output.seek(0)
+        text = output.read().decode("utf-8", "replace")
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with status {process.returncode}:\n{text}")
+    return seconds, peak, text
+
+
+def maxrss_mb(usage):
+    """Peak resident memory of a resource usage: bytes on macOS, KiB elsewhere."""
+    return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def cold_process(command, cwd):
+    """whole_process() as if femtogpt was just installed: its cache of compiled kernels is
+    empty. None where that can't be had (the cache is not where XDG_CACHE_HOME says)."""
+    with tempfile.TemporaryDirectory() as cache:
+        result = whole_process(command, cwd, {"XDG_CACHE_HOME": cache})
+        return result if any(Path(cache).rglob("*.nbi")) else None
 
 
 def machine():

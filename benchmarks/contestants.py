@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from contest import PRODUCT
+from contest import PRODUCT, maxrss_mb
 
 from femtogpt.config import GPTConfig
 
@@ -69,8 +69,7 @@ def resident_mb():
         import resource
     except ImportError:  # Windows
         return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / 2**20 if sys.platform == "darwin" else most / 1024
+    return maxrss_mb(resource.getrusage(resource.RUSAGE_SELF))
 
 
 def compiled_files():
