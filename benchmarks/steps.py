@@ -1,6 +1,6 @@
 """How long a training step takes, ours beside PyTorch's.
 
-    python benchmarks/steps.py            configurations A to G (H takes 15 GB and minutes)
+    python benchmarks/steps.py            configurations A to G (H: 12 GB, three minutes)
     python benchmarks/steps.py A F --json
 
 PyTorch as pip installs it; opened, that is with its MKL's fast paths on AMD processors too
@@ -89,8 +89,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         peers, missing = ([], []) if options.no_torch else contest.peers(folder)
         if not options.json:
-            print(f"{contest.machine()}, {options.threads} threads, {options.optimizer}",
-                  *missing, "", sep="\n")
+            chosen = ", ".join(filter(None, (options.optimizer, options.vectors)))
+            print(f"{contest.machine()}, {options.threads} threads, {chosen}", *missing, "",
+                  sep="\n")
             contest.print_heading("", *(heading for heading, _, _ in COLUMNS))
         for name in options.configurations:
             result = measure(CONFIGURATIONS[name], options.threads, options.seconds,
