@@ -114,8 +114,8 @@ def test_char_unknown_character_is_shown_with_its_place():
 def test_char_needs_utf8_and_text():
     for call in (train_char, train_char("ab").encode):
         text = message(call, b"ab\xffab")
-        assert "byte offset 2" in text and "byte or bpe" in text
-    assert "character offset 1" in message(train_char, "a\ud800")
+        assert "UTF-8 at line 1, column 3 " in text and "byte or bpe" in text
+    assert "UTF-8 at line 1, column 2 " in message(train_char, "a\ud800")
     assert "empty" in message(train_char, b"")
 
 

@@ -3,6 +3,7 @@
 from ..errors import FemtoError
 from .protocol import as_bytes, check_ids, pack_ids
 from .split import lower
+from .stream import lowered
 
 
 class LowercaseTokenizer:
@@ -12,8 +13,10 @@ class LowercaseTokenizer:
         self.inner, self.name, self.vocab_size = inner, inner.name, inner.vocab_size
 
     def encode(self, text):
-        lowered = lower(as_bytes(text).decode("utf-8", "surrogateescape"))
-        return self.inner.encode(lowered)
+        return self.inner.encode(lower(as_bytes(text).decode("utf-8", "surrogateescape")))
+
+    def encode_blocks(self, blocks):
+        return self.inner.encode_blocks(lowered(blocks))
 
     def decode(self, ids):
         return self.inner.decode(ids)
@@ -36,6 +39,9 @@ class ReservedTokenizer:
 
     def encode(self, text):
         return pack_ids(self.inner.encode(text), self.vocab_size)
+
+    def encode_blocks(self, blocks):
+        return (pack_ids(ids, self.vocab_size) for ids in self.inner.encode_blocks(blocks))
 
     def decode(self, ids):
         return b"".join(self.piece(id) for id in check_ids(ids, self.vocab_size).tolist())

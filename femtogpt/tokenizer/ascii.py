@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from femtogpt.tokenizer.protocol import as_bytes, check_ids, pack_ids
+from femtogpt.tokenizer.stream import encode_blocks, whole_characters
 
 # In code point order: \t \n \x0b \x0c \r, then the 95 printable characters.
 CHARACTERS = bytes([*range(0x09, 0x0E), *range(0x20, 0x7F)])
@@ -35,6 +36,10 @@ class AsciiTokenizer:
         text = as_bytes(text).decode("utf-8", "surrogateescape")
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         return pack_ids(self._ids[np.minimum(points, 128)], self.vocab_size)
+
+    def encode_blocks(self, blocks: Iterable[bytes]) -> Iterator[np.ndarray]:
+        """`encode` of the blocks joined, in parts."""
+        return encode_blocks(blocks, whole_characters, self.encode)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The characters of `ids`. Raises FemtoError for an id out of range."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
@@ -20,6 +20,7 @@ from femtogpt.errors import FemtoError
 from femtogpt.tokenizer.formats import BPEData, from_huggingface, spell, to_huggingface
 from femtogpt.tokenizer.protocol import as_bytes, check_ids, pack_ids
 from femtogpt.tokenizer.split import check_split, split_chunks
+from femtogpt.tokenizer.stream import between_chunks, between_pieces, encode_blocks, lowered
 
 # Stand in for tokens in the linked lists below; no merge has them.
 END, DEAD = -1, -2
@@ -77,6 +78,14 @@ class BPETokenizer:
             else:
                 self._encode_ordinary(part, out)
         return pack_ids(out, self.vocab_size)
+
+    def encode_blocks(self, blocks: Iterable[bytes]) -> Iterator[np.ndarray]:
+        """`encode` of the blocks joined, in parts."""
+        if not self.data.case_sensitive:
+            blocks = lowered(blocks)  # `encode` will find nothing more to lower
+        split = self.data.split
+        cut = between_pieces(self.data.pieces) if split == "none" else between_chunks(split)
+        return encode_blocks(blocks, cut, self.encode)
 
     def _encode_ordinary(self, data: bytes, out: list[int]) -> None:
         cache = self._cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -18,6 +18,10 @@ class ByteTokenizer:
     def encode(self, text: str | bytes) -> np.ndarray:
         """The bytes of `text`: (n,) uint16."""
         return pack_ids(np.frombuffer(as_bytes(text), dtype=np.uint8), self.vocab_size)
+
+    def encode_blocks(self, blocks: Iterable[bytes]) -> Iterator[np.ndarray]:
+        """`encode` of the blocks joined, a block at a time."""
+        return map(self.encode, blocks)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The bytes that `ids` number. Raises FemtoError for an id out of range."""

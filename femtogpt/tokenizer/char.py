@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from femtogpt.errors import FemtoError
-from femtogpt.tokenizer.protocol import check_ids, describe, pack_ids, position
+from femtogpt.tokenizer.protocol import Unspellable, check_ids, describe, pack_ids, place
+from femtogpt.tokenizer.stream import encode_blocks, whole_characters
 
 
 class CharTokenizer:
@@ -38,12 +39,16 @@ class CharTokenizer:
         unknown = self._points[ids] != points
         if unknown.any():
             at = int(unknown.argmax())
-            raise FemtoError(
-                f"character {describe(text[at])} at {position(text, at)} is not among the "
-                f"{self.vocab_size} characters of this char tokenizer; remove it from the "
-                "text, or start a model with --tokenizer byte or bpe"
+            raise Unspellable(
+                f"character {describe(text[at])}", *place(text, at),
+                f"is not among the {self.vocab_size} characters of this char tokenizer; remove "
+                "it from the text, or start a model with --tokenizer byte or bpe"
             )
         return pack_ids(ids, self.vocab_size)
+
+    def encode_blocks(self, blocks: Iterable[bytes]) -> Iterator[np.ndarray]:
+        """`encode` of the blocks joined, in parts."""
+        return encode_blocks(blocks, whole_characters, self.encode)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The characters of `ids` in UTF-8. Raises FemtoError for an id out of range."""
@@ -85,8 +90,7 @@ def _as_text(text: str | bytes) -> str:
             return text
         return bytes(text).decode()
     except UnicodeError as error:
-        what = "character" if isinstance(text, str) else "byte"
-        raise FemtoError(
-            f"the text is not valid UTF-8 at {what} offset {error.start}, and a char tokenizer "
-            "needs characters; use --tokenizer byte or bpe"
+        raise Unspellable(
+            "the text is not valid UTF-8", *place(text, error.start),
+            "and a char tokenizer needs characters; use --tokenizer byte or bpe"
         ) from None

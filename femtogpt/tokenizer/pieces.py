@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from femtogpt.errors import FemtoError
-from femtogpt.tokenizer.protocol import as_bytes, check_ids, describe, pack_ids, position
+from femtogpt.tokenizer.protocol import (
+    Unspellable,
+    as_bytes,
+    check_ids,
+    describe,
+    pack_ids,
+    place,
+)
+from femtogpt.tokenizer.stream import between_pieces, encode_blocks
 
 UNKNOWN = b"<unk>"
 
@@ -65,6 +73,10 @@ class PiecesTokenizer:
                 i += 1
         return pack_ids(out, self.vocab_size)
 
+    def encode_blocks(self, blocks: Iterable[bytes]) -> Iterator[np.ndarray]:
+        """`encode` of the blocks joined, in parts."""
+        return encode_blocks(blocks, between_pieces(self.pieces), self.encode)
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The pieces of `ids`, joined. Raises FemtoError for an id out of range."""
         return b"".join([self.pieces[i] for i in check_ids(ids, self.vocab_size).tolist()])
@@ -112,7 +124,7 @@ def _bytes_of(id: int, numbers: object) -> bytes:
     return bytes(numbers)
 
 
-def _unknown_error(data: bytes, at: int) -> FemtoError:
+def _unknown_error(data: bytes, at: int) -> Unspellable:
     # Show the character the byte is part of: a reader can search a text for that.
     start = at
     while start > max(0, at - 3) and data[start] & 0xC0 == 0x80:
@@ -127,7 +139,7 @@ def _unknown_error(data: bytes, at: int) -> FemtoError:
             what = f"character {describe(character)}"
             at = start
             break
-    return FemtoError(
-        f"{what} at {position(data, at)} is not in the vocabulary; remove it from the text, or "
-        'add it or "<unk>" to the vocabulary'
+    return Unspellable(
+        what, *place(data, at),
+        'is not in the vocabulary; remove it from the text, or add it or "<unk>" to the vocabulary'
     )

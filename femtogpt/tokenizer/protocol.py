@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +28,13 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def encode_blocks(self, blocks: Iterable[bytes]) -> Iterator[np.ndarray]:
+        """`encode` of the blocks joined, in parts, without joining more than it takes.
+
+        Raises Unspellable, with its place in the whole text, as `encode` does.
+        """
+        ...
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The pieces of `ids`, joined. Raises FemtoError for an id out of range."""
         ...
@@ -44,6 +51,19 @@ class Tokenizer(Protocol):
     def from_json(cls, obj: dict) -> Tokenizer:
         """The tokenizer that `to_json` wrote. Raises FemtoError if `obj` is damaged."""
         ...
+
+
+class Unspellable(FemtoError):
+    """A place of a text, by line and column, that a tokenizer cannot spell."""
+
+    def __init__(self, what: str, line: int, column: int, way_out: str):
+        super().__init__(f"{what} at line {line}, column {column} {way_out}")
+        self.what, self.line, self.column, self.way_out = what, line, column, way_out
+
+    def after(self, line: int, column: int) -> Unspellable:
+        """The same in a longer text, whose part at hand begins at `line` and `column`."""
+        column = self.column + (column - 1 if self.line == 1 else 0)
+        return Unspellable(self.what, line + self.line - 1, column, self.way_out)
 
 
 def pack_ids(ids: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:
@@ -75,9 +95,10 @@ def as_bytes(text: str | bytes) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise FemtoError(
-            f"{describe(text[error.start])} at {position(text, error.start)} of the text "
-            "is half a character (a lone surrogate), which UTF-8 cannot spell; remove it"
+        raise Unspellable(
+            describe(text[error.start]), *place(text, error.start),
+            "of the text is half a character (a lone surrogate), which UTF-8 cannot spell; "
+            "remove it"
         ) from None
 
 
@@ -86,9 +107,10 @@ def describe(character: str) -> str:
     return f"{character!r} (U+{ord(character):04X})"
 
 
-def position(text: str | bytes, index: int) -> str:
-    """'line L, column C' of text[index], both from 1; columns count characters."""
-    before = text[:index]
-    if not isinstance(before, str):
-        before = before.decode("utf-8", "replace")
-    return f"line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
+def place(text: str | bytes, index: int) -> tuple[int, int]:
+    """Line and column of text[index], both from 1; columns count characters."""
+    newline = "\n" if isinstance(text, str) else b"\n"
+    line = text[text.rfind(newline, 0, index) + 1 : index]
+    if not isinstance(line, str):
+        line = line.decode("utf-8", "replace")
+    return text.count(newline, 0, index) + 1, len(line) + 1
