@@ -1,16 +1,54 @@
 """Text on disk -> tokens -> seeded batches of windows."""
 
 import hashlib
+import json
+import sys
 from functools import lru_cache
+from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from . import cache
 from .errors import FemtoError
+from .tokenizer.protocol import Unspellable
+
+BLOCK = 1 << 20  # bytes of text, or tokens, at a time
+IN_MEMORY = 4 << 20  # bytes of text whose tokens are not worth a file
 
 
-def read_texts(paths, option="--dataset"):
-    """The documents of the given files and folders, as a list of bytes.
+class Text(NamedTuple):
+    """A document: its file and size in bytes; and its content, where that is read but once."""
+
+    path: Path
+    size: int
+    content: bytes | None = None
+
+    def blocks(self):
+        """Its bytes, up to 1 MiB at a time. Raises FemtoError where the file cannot be read."""
+        if self.content is not None:
+            yield self.content
+            return
+        left = self.size
+        try:
+            with open(self.path, "rb") as file:
+                while block := file.read(BLOCK):
+                    left -= len(block)
+                    yield block
+        except OSError as error:
+            raise FemtoError(f"dataset {self.path} cannot be read: {error.strerror}") from None
+        if left:
+            raise _changed(self.path)
+
+
+def _changed(path):
+    return FemtoError(f"dataset {path} was changed while it was read: start again")
+
+
+def find_texts(paths, option="--dataset"):
+    """The documents of the given files and folders, as a list of Text.
 
     A folder stands for every regular text file below it, sorted by path; a file with a
     NUL byte in its first 8 KiB is taken for binary and passed over there. Raises
@@ -21,15 +59,17 @@ def read_texts(paths, option="--dataset"):
         try:
             if path.is_dir():
                 files = sorted(f for f in path.rglob("*") if f.is_file() and not f.is_symlink())
-                found = [t for t in (f.read_bytes() for f in files) if t and b"\0" not in t[:8192]]
+                found = [Text(f, f.stat().st_size) for f in files if _is_text(f)]
                 if not found:
                     raise FemtoError(f"dataset {path}: the folder holds no text file")
                 texts += found
             else:
-                text = path.read_bytes()
-                if not text:
+                content = None if path.is_file() else path.read_bytes()  # a pipe is read once
+                size = path.stat().st_size if content is None else len(content)
+                if not size:
                     raise FemtoError(f"dataset {path} is empty")
-                texts.append(text)
+                with open(path, "rb"):  # now, before long work, see that it can be
+                    texts.append(Text(path, size, content))
         except FileNotFoundError:
             raise FemtoError(
                 f"dataset {path} does not exist: name a text file or folder with {option}, or "
@@ -40,25 +80,115 @@ def read_texts(paths, option="--dataset"):
     return texts
 
 
-def fingerprint(texts):
-    """A hash (hex) that tells whether a run goes on with the text it began with."""
-    digest = hashlib.sha256()
+def _is_text(path):
+    with open(path, "rb") as file:
+        start = file.read(8192)
+    return start and b"\0" not in start
+
+
+def read_texts(paths, option="--dataset"):
+    """The content of the documents that find_texts finds, as a list of bytes."""
+    return [b"".join(text.blocks()) for text in find_texts(paths, option)]
+
+
+class _Reading:
+    """One pass over texts: their hash so far, and word of how far it is."""
+
+    def __init__(self, texts, progress):
+        self.digest, self.progress = hashlib.sha256(), progress
+        self.done, self.total = 0, sum(text.size for text in texts)
+
+    def blocks(self, text):
+        self.digest.update(text.size.to_bytes(8, "little"))
+        for block in text.blocks():
+            self.digest.update(block)
+            yield block
+            self.done += len(block)
+            if self.progress:
+                self.progress(self.done, self.total)
+
+
+def fingerprint(texts, progress=None):
+    """A hash (hex) that tells whether a run goes on with the texts it began with.
+
+    progress: called with the bytes read so far and all there are.
+    """
+    reading = _Reading(texts, progress)
     for text in texts:
-        digest.update(len(text).to_bytes(8, "little"))
-        digest.update(text)
+        for _ in reading.blocks(text):
+            pass
+    return reading.digest.hexdigest()
+
+
+def encode_texts(tokenizer, texts, data=None, progress=None, warn=None):
+    """All documents' tokens, one after the other: (n,) of the narrowest unsigned type.
+
+    Those of more than 4 MiB of text are in a file, mapped into memory, that is made once
+    and kept (cache.py). data: the texts' fingerprint, where it is known. progress: as in
+    fingerprint. warn: called with a sentence where that file cannot be written.
+    Raises FemtoError, which names file, line and column, for what the tokenizer cannot spell.
+    """
+    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
+
+    def parts():
+        reading = _Reading(texts, progress)
+        for text in texts:
+            try:
+                for ids in tokenizer.encode_blocks(reading.blocks(text)):
+                    yield ids.astype(dtype)
+            except Unspellable as error:
+                raise FemtoError(f"dataset {text.path}: {error}") from None
+        if data and reading.digest.hexdigest() != data:
+            raise _changed(", ".join(str(text.path) for text in texts[:3]))
+
+    if sum(text.size for text in texts) <= IN_MEMORY:
+        return np.concatenate(list(parts()))
+    data = data or fingerprint(texts, progress)
+    return cache.cached(_tokens_key(tokenizer, data), dtype, parts, warn)
+
+
+def _tokens_key(tokenizer, data):
+    """A hash (hex) of all that decides the tokens: the text, the tokenizer and its code."""
+    digest = hashlib.sha256()
+    for source in sorted((Path(__file__).parent / "tokenizer").glob("*.py")):
+        digest.update(source.read_bytes())
+    # What a letter is, and what its lower case, the two know.
+    unicode = [sys.version_info[:2], metadata.version("regex")]
+    digest.update(json.dumps([data, tokenizer.to_json(), unicode]).encode())
     return digest.hexdigest()
 
 
-def encode_texts(tokenizer, texts):
-    """All documents' tokens in one array."""
-    return np.concatenate([tokenizer.encode(text) for text in texts])
+class Stretches:
+    """Some stretches of an array of tokens as if they were one array, but not copied."""
+
+    def __init__(self, tokens, bounds):
+        """bounds: (begin, end) of each stretch, in order."""
+        self.parts = [tokens[begin:end] for begin, end in bounds]
+        self._tokens = tokens
+        lengths = [len(part) for part in self.parts]
+        self._ends = np.cumsum(lengths)
+        self._shifts = np.array([begin for begin, _ in bounds]) - (self._ends - lengths)
+
+    def __len__(self):
+        return int(self._ends[-1])
+
+    def __getitem__(self, index):
+        """The tokens at an array of places, all from 0 to len(self) - 1."""
+        return self._tokens[index + self._shifts[np.searchsorted(self._ends, index, "right")]]
+
+
+def blocks(tokens):
+    """An array of tokens, or Stretches, as arrays of up to 2**20."""
+    for part in getattr(tokens, "parts", [tokens]):
+        for i in range(0, len(part), BLOCK):
+            yield part[i : i + BLOCK]
 
 
 STRETCHES = 16  # parts of the text that each hold back their end
 
 
 def split(tokens, val_fraction, num_tokens):
-    """(training, validation) parts of tokens.
+    """(training, validation) parts of tokens, as Stretches.
 
     Held back is the end of each of up to 16 equal stretches, together val_fraction of
     all: a text's own end alone often differs from the rest (in Shakespeare's plays,
@@ -70,19 +200,16 @@ def split(tokens, val_fraction, num_tokens):
     stretches = max(1, min(STRETCHES, held // (4 * num_tokens)))
     if held < num_tokens + 1:
         stretches, val_fraction = 1, 0
-    train, validation = [], []
-    for i in range(stretches):
-        stretch = tokens[len(tokens) * i // stretches : len(tokens) * (i + 1) // stretches]
-        keep = len(stretch) - int(len(stretch) * val_fraction)
-        train.append(stretch[:keep])
-        validation.append(stretch[keep:])
-    train, validation = np.concatenate(train), np.concatenate(validation)
-    if len(train) < num_tokens + 1:
+    ends = [len(tokens) * i // stretches for i in range(stretches + 1)]
+    keeps = [end - int((end - begin) * val_fraction) for begin, end in pairwise(ends)]
+    training = Stretches(tokens, list(zip(ends, keeps, strict=False)))
+    validation = Stretches(tokens, list(zip(keeps, ends[1:], strict=True)))
+    if len(training) < num_tokens + 1:
         raise FemtoError(
-            f"the dataset has {len(train)} tokens to train on, but a window needs num_tokens + 1 = "
-            f"{num_tokens + 1}: use more text, or init with a smaller --num-tokens"
+            f"the dataset has {len(training)} tokens to train on, but a window needs num_tokens "
+            f"+ 1 = {num_tokens + 1}: use more text, or init with a smaller --num-tokens"
         )
-    return train, validation
+    return training, validation
 
 
 def draw_batch(tokens, num_tokens, batch_size, seed, step):
@@ -109,11 +236,17 @@ def draw_batch(tokens, num_tokens, batch_size, seed, step):
 
 @lru_cache(maxsize=2)  # a batch may end one epoch and begin the next
 def _epoch_order(seed, epoch, stretches):
-    """In which order an epoch visits its stretches."""
+    """In which order an epoch visits its stretches: what rng.permutation(stretches) gives,
+    but for a long text not in memory."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 2**63 + epoch]))  # not a step's
-    return rng.permutation(stretches)
+    dtype = np.min_scalar_type(stretches)
+    order = cache.scratch(stretches, dtype) if stretches > BLOCK else np.empty(stretches, dtype)
+    for i in range(0, stretches, BLOCK):
+        order[i : i + BLOCK] = np.arange(i, min(i + BLOCK, stretches))
+    rng.shuffle(order)
+    return order
 
 
 def windows(tokens, starts, num_tokens):
-    """The windows (len(starts), T + 1), int64, that begin at starts."""
+    """The windows (len(starts), T + 1), int64, of an array or Stretches that begin at starts."""
     return tokens[np.asarray(starts)[:, None] + np.arange(num_tokens + 1)].astype(np.int64)

@@ -7,7 +7,7 @@ import numpy as np
 
 from dummy_data import addition_dummy, simple_dummy, simple_dummy2
 
-from .data import windows
+from .data import blocks, windows
 from .errors import FemtoError
 from .parallel import Engine
 from .sampler import Decoder, draw, generate
@@ -25,7 +25,7 @@ def evaluate(model, tokens, threads=None):
     if len(tokens) < T + 1:
         raise FemtoError(f"the dataset has {len(tokens)} tokens, but a window needs num_tokens + 1 "
                          f"= {T + 1}: use more text")
-    starts = np.arange(0, len(tokens) - T, T)
+    starts = range(0, len(tokens) - T, T)
     total = 0.0
     with Engine(model.config, 64, threads) as engine:
         for i in range(0, len(starts), WINDOWS_AT_ONCE):
@@ -37,21 +37,27 @@ def evaluate(model, tokens, threads=None):
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700)),
-        "bits_per_byte": bits / count_bytes(model.tokenizer, predicted),
+        "bits_per_byte": bits / count_bytes(model.tokenizer, count_tokens(model, predicted)),
         "tokens": len(predicted),
     }
 
 
-def count_bytes(tokenizer, tokens):
-    """How many bytes of text tokens (an array of ids) stand for."""
-    used = np.bincount(tokens, minlength=tokenizer.vocab_size)
-    return sum(int(used[i]) * len(tokenizer.piece(i)) for i in np.flatnonzero(used).tolist())
+def count_tokens(model, tokens):
+    """How often each token occurs in tokens, an array or Stretches: (V,)."""
+    counts = np.zeros(model.config.vocab_size, np.int64)
+    for block in blocks(tokens):  # bincount makes them int64
+        counts += np.bincount(block, minlength=len(counts))
+    return counts
 
 
-def unigram_entropy(tokens):
-    """The loss, in nats a token, of guessing by how often each token occurs."""
-    counts = np.bincount(tokens)
-    share = counts[counts > 0] / len(tokens)
+def count_bytes(tokenizer, counts):
+    """How many bytes of text the tokens stand for that occur `counts` times, (V,)."""
+    return sum(int(counts[i]) * len(tokenizer.piece(i)) for i in np.flatnonzero(counts).tolist())
+
+
+def unigram_entropy(counts):
+    """The loss, in nats a token, of guessing by how often each token occurs: counts, (V,)."""
+    share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())
 
 

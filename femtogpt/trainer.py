@@ -122,7 +122,7 @@ class Trainer:
 
     def __init__(self, model, run, training, validation, path=None, threads=None,
                  save_every=None, seconds=None, until_loss=None):
-        """training, validation: arrays of tokens (validation may be empty).
+        """training, validation: tokens, as arrays or Stretches (validation may be empty).
 
         path: where to save (None: nowhere), each save_every steps, else each 30 s.
         seconds: end the run after about this long: its end is set, for the schedule's

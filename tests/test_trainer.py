@@ -422,13 +422,14 @@ def test_validation_is_the_mean_loss_without_dropout_of_windows_over_all_of_the_
 def test_the_two_parts_have_no_token_in_common_and_lack_none(length, fraction):
     tokens = np.arange(length)
     training, validation = split(tokens, fraction, 8)
-    np.testing.assert_array_equal(np.sort(np.concatenate([training, validation])), tokens)
+    both = np.concatenate([*training.parts, *validation.parts])
+    np.testing.assert_array_equal(np.sort(both), tokens)
     if length * fraction < 9:
         assert len(validation) == 0
     else:
         assert abs(len(validation) - length * fraction) <= 16
     if len(validation) > 16 * 4 * 8:  # held back from all of the text
-        assert validation[0] < length / 10 and validation[-1] == length - 1
+        assert validation.parts[0][0] < length / 10 and validation.parts[-1][-1] == length - 1
 
 
 def test_too_short_a_text_is_an_error_that_says_how_long_it_must_be():

@@ -6,8 +6,10 @@ from .options import (
     dataset_option,
     json_option,
     load_model,
+    long_reading,
     model_option,
     print_json,
+    say,
     say_if_compiling,
     threads_option,
 )
@@ -31,14 +33,17 @@ def command(model, datasets, task, seed, threads, as_json):
       femtogpt eval --dataset held-out.txt
       femtogpt eval --task actions --json
     """
-    from ..data import encode_texts, read_texts
+    from ..data import encode_texts, find_texts, read_texts
     from ..scoring import evaluate, score
 
     loaded = load_model(model)
-    texts = read_texts(datasets)
-    tokens = encode_texts(loaded.tokenizer, texts)
+    texts = find_texts(datasets)
+    with long_reading("tokenizing") as progress:
+        tokens = encode_texts(loaded.tokenizer, texts, progress=progress, warn=say)
     say_if_compiling()
     result = evaluate(loaded, tokens, threads)
+    # A task's own rules need its whole text, which is small.
+    texts = [] if task == "text" else read_texts(datasets)
     dataset = b"\n".join(texts).decode("utf-8", "replace")
     result |= score(loaded, task, dataset, seed)
     if as_json:

@@ -1,10 +1,15 @@
 """Options that several commands share, and what they share in using them."""
 
 import json
+import sys
+import time
+from contextlib import contextmanager
 
 import click
 
 from ..errors import FemtoError
+
+PLAIN_LINE_SECONDS = 10  # between lines where standard error is not a terminal
 
 model_option = click.option(
     "--model", default="model.safetensors", show_default=True, help="The model file."
@@ -52,6 +57,26 @@ def tokenizer_of(model, tokenizer_data):
     from ..tokenizer import load_tokenizer
 
     return load_tokenizer(tokenizer_data) if tokenizer_data else load_model(model).tokenizer
+
+
+@contextmanager
+def long_reading(what):
+    """Yields a callback(done, total) of bytes that shows, on standard error, what takes long."""
+    from tqdm import tqdm
+
+    terminal, last = sys.stderr.isatty(), time.monotonic()
+    with tqdm(desc=what, unit="B", unit_scale=True, delay=1, leave=False,
+              disable=not terminal) as bar:
+        def progress(done, total):
+            nonlocal last
+            if terminal:
+                bar.total = total
+                bar.update(done - bar.n)
+            elif time.monotonic() - last >= PLAIN_LINE_SECONDS:
+                last = time.monotonic()
+                say(f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+
+        yield progress
 
 
 def require_absent(path, force, what):

@@ -1,12 +1,24 @@
 """femtogpt tokenize"""
 
 import json
-from pathlib import Path
+from functools import cache
 
 import click
 
 from ..errors import FemtoError
-from .options import dataset_option, json_option, model_option, tokenizer_of
+from .options import (
+    dataset_option,
+    json_option,
+    long_reading,
+    model_option,
+    say,
+    tokenizer_of,
+)
+
+# What stands before all, between words, before, between and behind documents, behind all.
+IDS = ("", " ", "", "\n", "", "\n")
+PIECES = ("", "|", "", "\n", "", "\n")
+JSON = ("[", ", ", "[", ", ", "]", "]\n")
 
 
 @click.command()
@@ -23,20 +35,43 @@ def command(model, tokenizer_data, datasets, pieces, output, as_json):
     Example:
       femtogpt tokenize --tokenizer-data tokenizer.json --pieces
     """
-    from ..data import read_texts
+    from ..data import encode_texts, find_texts
 
     tokenizer = tokenizer_of(model, tokenizer_data)
-    documents = [tokenizer.encode(text).tolist() for text in read_texts(datasets)]
-    if pieces:
+    # All of them before a line is printed: what cannot be spelled leaves no half a result.
+    with long_reading("tokenizing") as progress:
+        documents = [encode_texts(tokenizer, [text], progress=progress, warn=say)
+                     for text in find_texts(datasets)]
+
+    @cache
+    def word(id):
+        if not pieces:
+            return str(id)
         # As bytes may be no text, and a newline would end the line, escapes as in Python.
-        documents = [[ascii(tokenizer.piece(id).decode("utf-8", "backslashreplace"))[1:-1]
-                      for id in ids] for ids in documents]
-    lines = [("|" if pieces else " ").join(map(str, ids)) for ids in documents]
-    text = json.dumps(documents) if as_json else "\n".join(lines)
+        piece = ascii(tokenizer.piece(id).decode("utf-8", "backslashreplace"))[1:-1]
+        return json.dumps(piece) if as_json else piece
+
+    layout = JSON if as_json else PIECES if pieces else IDS
     if output is None:
-        click.echo(text)
+        for part in _laid_out(documents, word, layout):
+            click.echo(part, nl=False)
         return
     try:
-        Path(output).write_text(text + "\n", encoding="utf-8")
+        with open(output, "w", encoding="utf-8") as file:
+            file.writelines(_laid_out(documents, word, layout))
     except OSError as error:
         raise FemtoError(f"--output {output} cannot be written: {error.strerror}") from None
+
+
+def _laid_out(documents, word, layout):
+    """The documents as text, a block of tokens at a time."""
+    from ..data import blocks
+
+    first, between, begin, then, end, last = layout
+    yield first
+    for number, tokens in enumerate(documents):
+        yield (then if number else "") + begin
+        for i, block in enumerate(blocks(tokens)):
+            yield (between if i else "") + between.join(map(word, block.tolist()))
+        yield end
+    yield last

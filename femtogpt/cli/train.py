@@ -9,14 +9,22 @@ import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import click
 
 from ..errors import FemtoError
-from .options import dataset_option, load_model, model_option, say, say_if_compiling, threads_option
+from .options import (
+    PLAIN_LINE_SECONDS,
+    dataset_option,
+    load_model,
+    long_reading,
+    model_option,
+    say,
+    say_if_compiling,
+    threads_option,
+)
 
-PLAIN_LINE_SECONDS = 10  # between lines where standard error is not a terminal
 SIGNALS = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -74,15 +82,19 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
         raise click.UsageError("give --steps or --until-step, not both")
 
     from .. import checkpoint
-    from ..data import encode_texts, fingerprint, read_texts, split
+    from ..data import encode_texts, find_texts, fingerprint, split
     from ..trainer import Trainer, plan
 
-    with checkpoint.lock(model), _stop_signals() as stop:
+    with checkpoint.lock(model), ExitStack() as stack:
         loaded = load_model(model)
-        texts = read_texts(datasets)
+        texts = find_texts(datasets)
+        with long_reading("reading") as progress:
+            data = fingerprint(texts, progress)
         given = {name: value for name, value in options.items() if value is not None}
-        run = plan(loaded, fingerprint(texts), steps, until_step, **given)
-        tokens = encode_texts(loaded.tokenizer, texts)
+        run = plan(loaded, data, steps, until_step, **given)
+        with long_reading("tokenizing") as progress:
+            tokens = encode_texts(loaded.tokenizer, texts, data, progress, say)
+        stop = stack.enter_context(_stop_signals())  # until here there is nothing to save
         training, validation = split(tokens, run.val_fraction, loaded.config.num_tokens)
         if reset_optimizer:
             loaded.optimizer = None
@@ -162,16 +174,16 @@ def _look_at_disk(path, model):
 
 
 def _conclude(model, training, best):
-    from ..scoring import count_bytes, unigram_entropy
+    from ..scoring import count_bytes, count_tokens, unigram_entropy
 
     recent = model.history.losses[-20:]
     loss = sum(recent) / len(recent)
-    part = training[:1_000_000]
-    bits = loss / math.log(2) * len(part) / count_bytes(model.tokenizer, part)
+    counts = count_tokens(model, training)
+    bits = loss / math.log(2) * len(training) / count_bytes(model.tokenizer, counts)
     what = "letter" if model.tokenizer.name != "bpe" else "token"
     line = (f"step {model.step}: loss {loss:.4f} nats a token (perplexity {math.exp(loss):.2f}, "
             f"{bits:.2f} bits per byte); guessing by {what} frequency alone would give "
-            f"{unigram_entropy(training):.4f}")
+            f"{unigram_entropy(counts):.4f}")
     if model.history.validation:
         line += f"; on held-back text {model.history.validation[-1][1]:.4f}"
     say(line)
