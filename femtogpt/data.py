@@ -64,12 +64,12 @@ def find_texts(paths, option="--dataset"):
                     raise FemtoError(f"dataset {path}: the folder holds no text file")
                 texts += found
             else:
-                content = None if path.is_file() else path.read_bytes()  # a pipe is read once
+                with open(path, "rb") as file:  # it can be: seen now, before long work
+                    content = None if path.is_file() else file.read()  # a pipe is read once
                 size = path.stat().st_size if content is None else len(content)
                 if not size:
                     raise FemtoError(f"dataset {path} is empty")
-                with open(path, "rb"):  # now, before long work, see that it can be
-                    texts.append(Text(path, size, content))
+                texts.append(Text(path, size, content))
         except FileNotFoundError:
             raise FemtoError(
                 f"dataset {path} does not exist: name a text file or folder with {option}, or "

@@ -24,7 +24,9 @@ class CharTokenizer:
             raise FemtoError("a char tokenizer's characters must be distinct and sorted")
         self.characters = characters
         self.vocab_size = len(points)
-        self._points = points
+        # Code point -> id; vocab_size for all others, and the last stands for all beyond.
+        self._ids = np.full(int(points[-1]) + 2, self.vocab_size, np.uint32)
+        self._ids[points] = np.arange(self.vocab_size)
         self._pieces = [c.encode() for c in characters]
 
     def encode(self, text: str | bytes) -> np.ndarray:
@@ -35,8 +37,8 @@ class CharTokenizer:
         """
         text = _as_text(text)
         points = _code_points(text)  # (n,)
-        ids = np.minimum(np.searchsorted(self._points, points), self.vocab_size - 1)
-        unknown = self._points[ids] != points
+        ids = self._ids[np.minimum(points, len(self._ids) - 1)]
+        unknown = ids == self.vocab_size
         if unknown.any():
             at = int(unknown.argmax())
             raise Unspellable(
