@@ -116,7 +116,8 @@ def test_a_text_is_encoded_once_and_again_where_anything_differs(paths, on_disk,
         tokens = encode_texts(tokenizer, find_texts(paths[:1])).copy()
         assert tokenizer.times == times
     (name,) = kept(on_disk)
-    for damage in (lambda b: b[:-1], lambda b: bytes([b[0] ^ 1]) + b[1:], lambda b: b + b"\0", lambda b: b""):
+    for damage in (lambda b: b[:-1], lambda b: bytes([b[0] ^ 1]) + b[1:], lambda b: b + b"\0",
+                   lambda b: b""):
         (on_disk / name).write_bytes(damage((on_disk / name).read_bytes()))
         times = tokenizer.times + 1
         np.testing.assert_array_equal(encode_texts(tokenizer, find_texts(paths[:1])), tokens)
