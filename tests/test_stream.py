@@ -16,8 +16,8 @@ from femtogpt.tokenizer import (
     train_bpe,
     train_char,
 )
-from femtogpt.tokenizer.split import lower
-from femtogpt.tokenizer.stream import recut
+from femtogpt.tokenizer.split import PATTERNS, lower, split_chunks
+from femtogpt.tokenizer.stream import between_chunks, recut
 
 CHAR = train_char(AWKWARD + TEXT.decode() + "\n")
 PIECES = PiecesTokenizer([b"<unk>", b"a", b"ab", b"abc", b"ca", b" \n", b"\n\n\n", "é".encode(),
@@ -55,6 +55,15 @@ def together(tokenizer, blocks):
 @given(in_blocks())
 def test_in_blocks_or_in_one_piece_is_the_same(tokenizer, blocks):
     assert together(tokenizer, blocks).tolist() == tokenizer.encode(b"".join(blocks)).tolist()
+
+
+@pytest.mark.parametrize("split", PATTERNS)
+@settings(max_examples=2000, deadline=None)
+@given(in_blocks())
+def test_chunks_stay_whole_whatever_the_merges(split, blocks):
+    parts = recut(blocks, between_chunks(split))
+    chunks = [chunk for part in parts for chunk in split_chunks(part, split)]
+    assert chunks == split_chunks(b"".join(blocks), split)
 
 
 @settings(deadline=None)
