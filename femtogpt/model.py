@@ -16,7 +16,7 @@ from .layers.embedding import embedding_backward, embedding_forward, sinusoids
 from .layers.gelu import gelu_backward, gelu_forward
 from .layers.linear import linear_backward, linear_forward
 from .layers.norm import norm_backward, norm_forward
-from .layers.numeric import hash32, kernel
+from .layers.numeric import hash32, inlined, kernel
 from .layers.rotary import rotary_backward, rotary_forward, rotary_turns
 from .layers.rows import add_row, copy_row, fill_row
 from .tensors import Tensors, count_parameters, views
@@ -116,7 +116,7 @@ def draw_keys(keys, sequence_keys, site):
         keys[b] = hash32(np.uint64(site), sequence_keys[b])
 
 
-@kernel
+@inlined
 def block_forward(a, p, l, k, rate, sequence_keys):
     """Block l: a.x[2 l] -> a.x[2 l + 2]."""
     N = a.x.shape[1]
@@ -148,7 +148,7 @@ def block_forward(a, p, l, k, rate, sequence_keys):
     add(a.x[2 * l + 2], norm if k.normalised_residual else x, a.branch)
 
 
-@kernel
+@inlined
 def block_backward(g, a, p, l, k, rate, sequence_keys):
     """Block l: a.dx, the gradient of a.x[2 l + 2], becomes that of a.x[2 l]. Adds to g."""
     N = a.x.shape[1]
@@ -185,7 +185,7 @@ def block_backward(g, a, p, l, k, rate, sequence_keys):
                   a.x[2 * l], a.mean[2 * l], a.rstd[2 * l], p.attention_norm_gain[l])
 
 
-@kernel
+@inlined
 def head_forward(a, p, targets, first, last):
     """The logits of positions first..last, as probabilities in a.logits; their losses' sum."""
     N, L = last - first, a.qkv.shape[0]
@@ -194,7 +194,7 @@ def head_forward(a, p, targets, first, last):
     return cross_entropy_forward(logits, logits, targets[first:last])
 
 
-@kernel
+@inlined
 def head_backward(g, a, p, targets, first, last, scale):
     """Fills a.dnorm of these positions, adds to g. a.logits becomes its own gradient."""
     N, L = last - first, a.qkv.shape[0]
@@ -204,7 +204,7 @@ def head_backward(g, a, p, targets, first, last, scale):
                     logits, a.norm[2 * L, first:last], p.head_weight)
 
 
-@kernel
+@inlined
 def model_forward(a, p, tokens, k, rate, sequence_keys):
     """Fills a up to a.norm[2 L], what the head reads. tokens: (N,)."""
     L = a.qkv.shape[0]
@@ -216,7 +216,7 @@ def model_forward(a, p, tokens, k, rate, sequence_keys):
                  p.final_norm_gain, p.final_norm_bias)
 
 
-@kernel
+@inlined
 def model_backward(g, a, p, tokens, k, rate, sequence_keys):
     """From a.dnorm, the gradient of a.norm[2 L], to every parameter's. Adds to g."""
     L = a.qkv.shape[0]
@@ -233,8 +233,8 @@ def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys):
     """The whole pass of a micro-batch: adds scale times the gradients of the summed loss to g.
 
     tokens, targets: (N,) int64, the targets one position later. scale: one over all
-    positions of the batch makes it the mean's gradient. sequence_keys: (B,) uint64.
-    Returns the sum of the losses in nats, float64.
+    positions of the batch makes it the mean's gradient; 0: the loss alone, g stays as it is.
+    sequence_keys: (B,) uint64. Returns the sum of the losses in nats, float64.
     """
     model_forward(a, p, tokens, k, rate, sequence_keys)
     N, R = tokens.size, a.logits.shape[0]
@@ -242,20 +242,17 @@ def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys):
     for first in range(0, N, R):
         last = min(first + R, N)
         loss += head_forward(a, p, targets, first, last)
-        head_backward(g, a, p, targets, first, last, scale)
-    model_backward(g, a, p, tokens, k, rate, sequence_keys)
+        if scale != 0:
+            head_backward(g, a, p, targets, first, last, scale)
+    if scale != 0:
+        model_backward(g, a, p, tokens, k, rate, sequence_keys)
     return loss
 
 
-@kernel
 def summed_loss(a, p, tokens, targets, k, sequence_keys):
     """The sum of the losses in nats of a micro-batch, without gradients or dropout."""
-    model_forward(a, p, tokens, k, 0.0, sequence_keys)
-    N, R = tokens.size, a.logits.shape[0]
-    loss = 0.0
-    for first in range(0, N, R):
-        loss += head_forward(a, p, targets, first, min(first + R, N))
-    return loss
+    # No kernel of its own: it would be compiled as long as the forward of the one above.
+    return loss_and_gradients(p, a, p, tokens, targets, k, 0.0, 0.0, sequence_keys)
 
 
 @kernel

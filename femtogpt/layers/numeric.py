@@ -72,6 +72,15 @@ def kernel(function):
         return numba.njit(nogil=True, cache=True, **OPTIONS)(function)
 
 
+def inlined(function):
+    """Becomes a part of each kernel that calls it, compiled and optimised with it alone.
+
+    A kernel is optimised by itself, and again as a part of every kernel above it: so the
+    levels of a pass between the layers and the whole are kernels only in name.
+    """
+    return numba.njit(inline="always", **OPTIONS)(function)
+
+
 def standalone(function):
     """A kernel of int64 arguments that other kernels call by its symbol.
 

@@ -23,14 +23,14 @@ from .rows import copy_row, row_function
 def rotary_forward(qkv, turns, num_heads):
     """Turns the queries and keys of qkv in place; the values stay."""
     # qkv: (N, 3C), its columns q, k, v   turns: (3, T, C)
-    turn(qkv, turns, num_heads, 1)
+    turn(qkv, turns, num_heads, 1.0)
 
 
 @kernel
 def rotary_backward(dqkv, turns, num_heads):
     """Turns the gradients of queries and keys back, in place."""
     # dqkv: (N, 3C)   turns: (3, T, C)
-    turn(dqkv, turns, num_heads, -1)
+    turn(dqkv, turns, num_heads, -1.0)
 
 
 @row_function(outputs=1, inputs=6, scalars=1)
