@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from femtogpt.tensors import views
+
 
 class Block(nn.Module):
     def __init__(self, width, heads):
@@ -70,3 +72,64 @@ class Stepper:
         loss.backward()
         self.optimizer.step()
         return loss.item()
+
+
+class CachedDecoder:
+    """Generates with a key/value cache that was allocated beforehand and slides."""
+
+    def __init__(self, config, parameters):
+        """parameters: ours, flat."""
+        T, hs = config.num_tokens, config.head_size
+        self.config, self.model = config, GPT(config).eval()
+        copy_parameters(self.model, config, parameters)
+        self.keys = torch.zeros(config.num_layers, 1, config.num_heads, T, hs)
+        self.values = torch.zeros_like(self.keys)
+        half = hs // 2
+        self.frequencies = config.rotary_base ** (-torch.arange(half) / half)
+
+    @torch.inference_mode()
+    def generate(self, count, threads):
+        """The likeliest ids after token 0, a list."""
+        torch.set_num_threads(threads)
+        angle = torch.outer(torch.arange(count), self.frequencies)
+        cos = torch.cat((angle.cos(), angle.cos()), 1)
+        sin = torch.cat((-angle.sin(), angle.sin()), 1)
+        token, ids = torch.zeros(1, dtype=torch.long), []
+        for position in range(count):
+            token = self.feed(token, position, cos[position], sin[position]).argmax(-1)
+            ids.append(token.item())
+        return ids
+
+    def feed(self, token, position, cos, sin):
+        T, C, hs = self.config.num_tokens, self.config.embedding_degree, self.config.head_size
+        slot, filled = position % T, min(position + 1, T)
+        x = self.model.embedding(token)
+        for block, keys, values in zip(self.model.blocks, self.keys, self.values, strict=True):
+            qkv = block.query_key_value(block.attention_norm(x)).view(1, 3, -1, hs)
+            qk = qkv[:, :2] * cos + torch.roll(qkv[:, :2], hs // 2, -1) * sin
+            keys[:, :, slot], values[:, :, slot] = qk[:, 1], qkv[:, 2]
+            y = F.scaled_dot_product_attention(qk[:, 0].unsqueeze(2), keys[:, :, :filled],
+                                               values[:, :, :filled])
+            x = x + block.projection(y.view(1, C))
+            x = x + block.down(F.gelu(block.up(block.mlp_norm(x)), approximate="tanh"))
+        return self.model.head(self.model.norm(x))
+
+
+@torch.no_grad()
+def copy_parameters(model, config, parameters):
+    """Makes a GPT the model of our flat parameters (recipe standard, rotary positions)."""
+    p = {name: torch.from_numpy(value) for name, value in
+         views(parameters, config)._asdict().items()}
+    pairs = [(model.embedding.weight, p["token_embedding"]),
+             (model.head.weight, p["head_weight"].T), (model.head.bias, p["head_bias"]),
+             (model.norm.weight, p["final_norm_gain"]), (model.norm.bias, p["final_norm_bias"])]
+    for l, block in enumerate(model.blocks):
+        for name in ("query_key_value", "projection", "up", "down"):
+            pairs.append((getattr(block, name).weight, p[f"{name}_weight"][l].T))
+        for name in ("projection", "up", "down"):
+            pairs.append((getattr(block, name).bias, p[f"{name}_bias"][l]))
+        for name in ("attention_norm", "mlp_norm"):
+            pairs.append((getattr(block, name).weight, p[f"{name}_gain"][l]))
+            pairs.append((getattr(block, name).bias, p[f"{name}_bias"][l]))
+    for theirs, value in pairs:
+        theirs.copy_(value)

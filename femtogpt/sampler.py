@@ -1,9 +1,13 @@
-"""Decoding: one token at a time, keys and values of the past kept.
+"""Decoding: one token at a time, keys and values of the past kept; and drawing the next.
 
 This is a second forward; tests/test_sampler.py holds it to model_forward, position by
 position. Where positions are rotary (or none) the cache is a ring that slides: only
 distances count. Where they are absolute, a full window is begun again with its last
 half, read anew.
+
+What is worked on at once is N rows, each a token of some sequence: a prompt's tokens, or
+the next one of each of several samples. Every row is computed in the same order however
+many there are, so a sample is the same, to the bit, alone and beside others.
 """
 
 import math
@@ -11,163 +15,251 @@ import math
 import numpy as np
 
 from .errors import FemtoError
-from .layers.embedding import embedding_forward
 from .layers.gelu import gelu_forward
+from .layers.matmul import COMPILED, matmul_add, matmul_bias
 from .layers.norm import norm_forward
 from .layers.numeric import kernel
-from .layers.rotary import rotary_forward, rotary_turns
-from .layers.rows import dot_row, exp_row, largest
-from .model import Constants, add, constants
-from .tensors import views
+from .layers.rotary import rotary_forward
+from .layers.row_product import CACHED, row_product
+from .layers.rows import add_row, copy_row, exp_row, largest, row_function, scale_row
+from .model import add, constants
+from .tensors import Tensors, views
+
+BLOCK = 256  # random numbers drawn at once
+TOGETHER = 32  # samples that are worth a cache of keys and values each
 
 
 @kernel
-def vector_linear(out, x, weight, bias):
-    """linear_forward of one row. Overwrites out. Four rows of weight at a time: fewer
-    trips of out through the cache."""
-    # out, bias: (O,)   x: (I,)   weight: (I, O)
-    I, O = weight.shape
-    for o in range(O):
-        out[o] = bias[o]
-    whole = I - I % 4
-    for i in range(0, whole, 4):
-        x0, x1, x2, x3 = x[i], x[i + 1], x[i + 2], x[i + 3]
-        w0, w1, w2, w3 = weight[i], weight[i + 1], weight[i + 2], weight[i + 3]
-        for o in range(O):
-            out[o] += x0 * w0[o] + x1 * w1[o] + x2 * w2[o] + x3 * w3[o]
-    for i in range(whole, I):
-        row = weight[i]
-        for o in range(O):
-            out[o] += x[i] * row[o]
+def rows_product(out, x, weight, bias):
+    """linear_forward, in one order of sums for any number of rows. out: (N, O), x: (N, I)."""
+    N, I = x.shape
+    if not COMPILED or N == 1:
+        for n in range(N):
+            row_product(out[n], x[n], weight, bias)
+        return
+    # A large weight is read in blocks of few rows, from first to last: twice as fast.
+    block = I if weight.size <= CACHED else 16
+    matmul_bias(out, x[:, :block], weight[:block], bias[: out.shape[1]])
+    for i in range(block, I, block):
+        matmul_add(out, x[:, i : i + block], weight[i : i + block])
 
 
 @kernel
-def attend(out, cache, qkv, num_heads, slot, filled):
-    """One token's attention. Puts its key and value into cache[:, slot], then overwrites out.
+def embed(x, token, position, table, positions):
+    """x = the token's embedding and its position's, if positions has rows. x: (C,)."""
+    if positions.shape[0] > 0:
+        add_row(x, table[token], positions[position], x.size)
+    else:
+        copy_row(x, table[token], x.size)
 
-    The cache's first `filled` slots are in use (the new one among them), in any order.
-    """
-    # out: (C,)   cache: (2, T, C), keys and values   qkv: (3C,)
-    C = out.size
-    hs = C // num_heads
-    scalar = out.dtype.type
-    scale = scalar(1 / math.sqrt(hs))
-    for c in range(C):
-        cache[0, slot, c] = qkv[C + c]
-        cache[1, slot, c] = qkv[2 * C + c]
-    weights = np.empty(filled, out.dtype)
-    for h in range(num_heads):
-        first = h * hs
-        q = qkv[first : first + hs]
-        for t in range(filled):
-            weights[t] = dot_row(q, cache[0, t, first : first + hs], hs)
-        total = exp_row(weights, weights, filled, largest(weights, filled), scale)
-        o = out[first : first + hs]
+
+@kernel
+def rotary_turn(turns, position, frequencies, num_heads):
+    """rotary_turns of one position. turns: (3, C), frequencies: (hs/2,) float64."""
+    half = frequencies.size
+    for i in range(half):
+        cos, sin = math.cos(position * frequencies[i]), math.sin(position * frequencies[i])
+        for h in range(num_heads):
+            first, second = 2 * h * half + i, (2 * h + 1) * half + i
+            turns[0, first], turns[1, first], turns[2, first] = cos, -sin, 0
+            turns[0, second], turns[1, second], turns[2, second] = cos, 0, sin
+
+
+@kernel
+def remember(keys, values, qkv, slot):
+    """Puts one token's keys and values into a slot of the cache."""
+    # keys: (NH, hs, T), so that scores are a row_product   values: (NH, T, hs)   qkv: (3C,)
+    NH, hs, _ = keys.shape
+    C = NH * hs
+    for h in range(NH):
         for c in range(hs):
-            o[c] = 0
-        for t in range(filled):
-            value = cache[1, t, first : first + hs]
-            share = weights[t] / total
-            for c in range(hs):
-                o[c] += share * value[c]
+            keys[h, c, slot] = qkv[C + h * hs + c]
+        copy_row(values[h, slot], qkv[2 * C + h * hs :], hs)
 
 
 @kernel
-def decode_token(logits, cache, token, slot, filled, p, k):
-    """The logits (V,) after one more token. cache: (L, 2, T, C).
+def attend(out, keys, values, q, filled, scores, nothing):
+    """One token's attention to the first `filled` slots of a layer's cache, in any order."""
+    # out, q: (C,)   keys: (NH, hs, T)   values: (NH, T, hs)   scores: (T,)   nothing: zeros
+    NH, hs, _ = keys.shape
+    scalar = out.dtype.type
+    s = scores[:filled]
+    for h in range(NH):
+        o = out[h * hs : (h + 1) * hs]
+        row_product(s, q[h * hs : (h + 1) * hs], keys[h, :, :filled], nothing)
+        total = exp_row(s, s, filled, largest(s, filled), scalar(1 / math.sqrt(hs)))
+        row_product(o, s, values[h], nothing)
+        scale_row(o, o, hs, scalar(1) / total)
 
-    k: Constants whose tables hold the one row of this token's position.
-    """
-    L, _, _, C = cache.shape
-    x, norm = np.empty((1, C), logits.dtype), np.empty((1, C), logits.dtype)
-    mean, rstd = np.empty(1, logits.dtype), np.empty(1, logits.dtype)
-    qkv, branch = np.empty((1, 3 * C), logits.dtype), np.empty((1, C), logits.dtype)
-    attention = np.empty(C, logits.dtype)
-    up, gelu = np.empty((1, 4 * C), logits.dtype), np.empty((1, 4 * C), logits.dtype)
-    nothing = np.zeros(3 * C, logits.dtype)
-    embedding_forward(x, np.full(1, token), p.token_embedding, k.positions)
+
+@kernel
+def decode(logits, tokens, sequences, past, lengths, keys, values, tensors, positions,
+           frequencies, num_heads, normalised_residual):
+    """Reads N tokens, one after another where they are of one sequence. Overwrites logits
+    with those after the last M of them; adds to past, lengths, keys, values."""
+    # logits: (M, V)   tokens, sequences: (N,)   past: (S, T)   lengths: (S,), of all S sequences
+    # keys: (S, L, NH, hs, T)   values: (S, L, NH, T, hs)   tensors: those of Tensors
+    # positions: (T, C) or (0, C)   frequencies: (hs/2,), or (0,) without rotary positions
+    p = Tensors(*tensors)
+    (N,), (M, _), (_, T) = tokens.shape, logits.shape, past.shape
+    L, C, F = p.up_weight.shape
+    slots, filled = np.empty(N, np.int64), np.empty(N, np.int64)
+    mean, rstd = np.empty(N, logits.dtype), np.empty(N, logits.dtype)
+    x, norm = np.empty((N, C), logits.dtype), np.empty((N, C), logits.dtype)
+    qkv, attention = np.empty((N, 3 * C), logits.dtype), np.empty((N, C), logits.dtype)
+    branch = np.empty((N, C), logits.dtype)
+    up, gelu = np.empty((N, F), logits.dtype), np.empty((N, F), logits.dtype)
+    turns = np.empty((3, N, C), logits.dtype)
+    scores, nothing = np.empty(T, logits.dtype), np.zeros(3 * C + T, logits.dtype)
+    for n in range(N):
+        s, position = sequences[n], lengths[sequences[n]]
+        slots[n], filled[n] = position % T, min(position + 1, T)
+        past[s, slots[n]] = tokens[n]
+        lengths[s] += 1
+        embed(x[n], tokens[n], position, p.token_embedding, positions)
+        if frequencies.size > 0:
+            rotary_turn(turns[:, n], position, frequencies, num_heads)
     for l in range(L):
         norm_forward(norm, mean, rstd, x, p.attention_norm_gain[l], p.attention_norm_bias[l])
-        vector_linear(qkv[0], norm[0], p.query_key_value_weight[l], nothing)
-        if k.turns.shape[1] > 0:
-            rotary_forward(qkv, k.turns, k.num_heads)
-        attend(attention, cache[l], qkv[0], k.num_heads, slot, filled)
-        vector_linear(branch[0], attention, p.projection_weight[l], p.projection_bias[l])
-        add(x, norm if k.normalised_residual else x, branch)
+        rows_product(qkv, norm, p.query_key_value_weight[l], nothing)
+        if frequencies.size > 0:
+            rotary_forward(qkv, turns, num_heads)
+        for n in range(N):
+            remember(keys[sequences[n], l], values[sequences[n], l], qkv[n], slots[n])
+        for n in range(N):
+            attend(attention[n], keys[sequences[n], l], values[sequences[n], l], qkv[n, :C],
+                   filled[n], scores, nothing)
+        rows_product(branch, attention, p.projection_weight[l], p.projection_bias[l])
+        add(x, norm if normalised_residual else x, branch)
         norm_forward(norm, mean, rstd, x, p.mlp_norm_gain[l], p.mlp_norm_bias[l])
-        vector_linear(up[0], norm[0], p.up_weight[l], p.up_bias[l])
+        rows_product(up, norm, p.up_weight[l], p.up_bias[l])
         gelu_forward(gelu, up)
-        vector_linear(branch[0], gelu[0], p.down_weight[l], p.down_bias[l])
-        add(x, norm if k.normalised_residual else x, branch)
-    norm_forward(norm, mean, rstd, x, p.final_norm_gain, p.final_norm_bias)
-    vector_linear(logits, norm[0], p.head_weight, p.head_bias)
+        rows_product(branch, gelu, p.down_weight[l], p.down_bias[l])
+        add(x, norm if normalised_residual else x, branch)
+    last = norm[N - M :]
+    norm_forward(last, mean, rstd, x[N - M :], p.final_norm_gain, p.final_norm_bias)
+    rows_product(logits, last, p.head_weight, p.head_bias)
 
 
 class Decoder:
-    """Reads tokens one by one and tells the logits of the next."""
+    """Reads tokens of one or more sequences and tells the logits of the next."""
 
-    def __init__(self, config, parameters):
+    def __init__(self, config, parameters, sequences=1):
         """parameters: flat float32."""
+        T, hs = config.num_tokens, config.head_size
+        p, k = views(parameters, config), constants(config)
         self.config = config
-        self._p = views(parameters, config)
-        self._k = constants(config)
         self._slides = config.positional_encoding in ("rope", "none")
-        self._cache = np.empty(
-            (config.num_layers, 2, config.num_tokens, config.embedding_degree), np.float32
-        )
-        self._read = []
+        self._past = np.zeros((sequences, T), np.int64)  # tokens, by slot
+        self._lengths = np.zeros(sequences, np.int64)
+        kept = (sequences, config.num_layers, config.num_heads)
+        self._keys = np.empty((*kept, hs, T), np.float32)
+        self._values = np.empty((*kept, T, hs), np.float32)
+        learned = config.positional_encoding == "learned"
+        half = hs // 2 if config.positional_encoding == "rope" else 0
+        frequencies = config.rotary_base ** (-np.arange(half) / max(half, 1))
+        # A plain tuple: numba takes twice as long to unpack a named one (2.7 us, 1.2).
+        self._model = (tuple(p), p.position_embedding if learned else k.positions, frequencies,
+                       k.num_heads, k.normalised_residual)
 
-    def feed(self, token):
-        """The logits (V,) float32 after one more token."""
+    def read(self, sequence, tokens):
+        """The logits (V,) float32 after all tokens of a fresh sequence, read at once."""
         T = self.config.num_tokens
-        if not self._slides and len(self._read) == T:
-            again, self._read = self._read[-(T // 2) :] if T > 1 else [], []
-            for old in again:
-                self.feed(old)
-        position = len(self._read)
-        self._read.append(int(token))
-        logits = np.empty(self.config.vocab_size, np.float32)
-        decode_token(logits, self._cache, int(token), position % T, min(position + 1, T),
-                     self._p, self._at(position))
+        logits = self._decode(1, tokens[:T], [sequence] * min(len(tokens), T))
+        for token in tokens[T:]:
+            logits = self.feed([token], [sequence])
+        return logits[0]
+
+    def feed(self, tokens, sequences=(0,)):
+        """The logits (n, V) float32 after one more token of each of n sequences."""
+        T = self.config.num_tokens
+        if not self._slides:
+            for s in sequences:
+                if self._lengths[s] == T:
+                    self._lengths[s] = 0
+                    if T > 1:
+                        self._decode(1, self._past[s, -(T // 2) :].copy(), [s] * (T // 2))
+        return self._decode(len(tokens), tokens, sequences)
+
+    def copy(self, source, to):
+        """Makes sequence `to` what sequence `source` is."""
+        for state in (self._past, self._lengths, self._keys, self._values):
+            state[to] = state[source]
+
+    def _decode(self, count, tokens, sequences):
+        logits = np.empty((count, self.config.vocab_size), np.float32)
+        decode(logits, np.asarray(tokens, np.int64), np.asarray(sequences, np.int64), self._past,
+               self._lengths, self._keys, self._values, *self._model)
         return logits
 
-    def _at(self, position):
-        """The constants, their tables cut to the row of one position."""
-        k, turns, positions = self._k, self._k.turns, self._k.positions
-        if turns.shape[1]:
-            config = self.config
-            turns = rotary_turns([position], config.num_heads, config.head_size,
-                                 config.rotary_base).astype(np.float32)
-        if self._p.position_embedding.shape[0]:
-            positions = self._p.position_embedding[position : position + 1]
-        elif positions.shape[0]:
-            positions = positions[position : position + 1]
-        return Constants(k.num_heads, k.normalised_residual, turns, positions)
+
+@row_function(totals=["+"])
+def finite_row(x):
+    """0 if every number of x is finite, else NaN."""
+    return x - x
 
 
-def draw(logits, rng, temperature, top_k=None, top_p=None):
-    """One token id out of softmax(logits / temperature); temperature 0: the likeliest.
+@kernel
+def weigh(weights, logits, sharpness):
+    """weights = e^(sharpness (logits - the largest)); if sharpness is infinite, 1 where they
+    are largest, else 0. Returns whether every logit is finite."""
+    # weights, logits: (S, V)
+    S, V = logits.shape
+    finite = True
+    for s in range(S):
+        most = largest(logits[s], V)
+        finite = finite and finite_row(logits[s], V) == 0
+        if sharpness < np.inf:
+            exp_row(weights[s], logits[s], V, most, logits.dtype.type(sharpness))
+        else:
+            for v in range(V):
+                weights[s, v] = logits[s, v] == most
+    return finite
+
+
+@kernel
+def pick(ids, weights, uniforms):
+    """ids = one index of each row, as likely as its weight is large. uniforms: in [0, 1)."""
+    # ids, uniforms: (S,)   weights: (S, V)
+    for s in range(ids.size):
+        total = 0.0
+        for weight in weights[s]:
+            total += weight
+        below, v = 0.0, -1
+        while below <= uniforms[s] * total:
+            v += 1
+            below += weights[s, v]
+        ids[s] = v
+
+
+def draw(logits, uniforms, temperature, top_k=None, top_p=None):
+    """A token id (int64) out of softmax(logits / temperature) for each row of logits (S, V);
+    temperature 0: the likeliest. uniforms: (S,), random, in [0, 1).
 
     top_k: of the k likeliest only. top_p: of the smallest set, likeliest first, that
     reaches this probability (Holtzman et al. 2020).
     """
-    if not np.isfinite(logits).all():
+    weights, ids = np.empty_like(logits), np.empty(len(logits), np.int64)
+    # float32 has no larger number; differences that small are none.
+    sharpness = min(1 / temperature, 3e38) if temperature > 0 else math.inf
+    if not weigh(weights, logits, sharpness):
         raise FemtoError("the model's logits are not finite: its training diverged")
-    if temperature == 0:
-        return int(np.argmax(logits))
-    scaled = logits.astype(np.float64) / temperature
-    p = np.exp(scaled - scaled.max())
-    order = None
-    if top_k is not None and top_k < p.size:
-        order = np.argsort(-p, kind="stable")
-        p[order[top_k:]] = 0
-    p /= p.sum()
+    if top_k is not None or top_p is not None:
+        for row in weights:
+            cut(row, top_k, top_p)
+    pick(ids, weights, uniforms)
+    return ids
+
+
+def cut(weights, top_k, top_p):
+    """Sets weights (V,) of tokens that are not to be drawn to 0, in place."""
+    order = np.argsort(-weights, kind="stable")
+    if top_k is not None:
+        weights[order[top_k:]] = 0
     if top_p is not None and top_p < 1:
-        order = np.argsort(-p, kind="stable") if order is None else order
-        before = np.cumsum(p[order]) - p[order]
-        p[order[before >= top_p]] = 0
-        p /= p.sum()
-    return int(rng.choice(p.size, p=p))
+        share = weights[order].astype(np.float64)
+        before = np.cumsum(share) - share
+        weights[order[before >= top_p * share.sum()]] = 0
 
 
 def generate(config, parameters, prompt, count, seed, temperature=0.5, top_k=None, top_p=None):
@@ -175,11 +267,37 @@ def generate(config, parameters, prompt, count, seed, temperature=0.5, top_k=Non
 
     The same seed gives the same ids.
     """
-    rng = np.random.Generator(np.random.Philox(key=seed))
-    decoder = Decoder(config, parameters)
-    for token in prompt:
-        logits = decoder.feed(token)
-    for _ in range(count):
-        token = draw(logits, rng, temperature, top_k, top_p)
+    for _, token in generate_together(config, parameters, [prompt], count, [seed], temperature,
+                                      top_k, top_p):
         yield token
-        logits = decoder.feed(token)
+
+
+def generate_together(config, parameters, prompts, count, seeds, temperature=0.5, top_k=None,
+                      top_p=None, ended=frozenset()):
+    """Yields (sample, token id), a token of every sample in turn: each sample's are what
+    generate gives for its prompt and seed.
+
+    ended: a set to which the caller may add samples that are to get no more.
+    """
+    rngs = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
+    decoder = Decoder(config, parameters, len(prompts))
+    logits = np.empty((len(prompts), config.vocab_size), np.float32)
+    for s, prompt in enumerate(prompts):
+        if s > 0 and prompt == prompts[s - 1]:
+            decoder.copy(s - 1, s)
+            logits[s] = logits[s - 1]
+        else:
+            logits[s] = decoder.read(s, prompt)
+    live, ids = np.arange(len(prompts)), None
+    for step in range(count):
+        if step > 0:
+            logits = decoder.feed(ids, live)
+        if step % BLOCK == 0:
+            uniforms = np.stack([rngs[s].random(BLOCK) for s in live], 1)
+        ids = draw(logits, uniforms[step % BLOCK], temperature, top_k, top_p)
+        yield from zip(live.tolist(), ids.tolist(), strict=True)
+        if not ended.isdisjoint(live.tolist()):
+            kept = np.array([s not in ended for s in live.tolist()])
+            live, ids, uniforms = live[kept], ids[kept], uniforms[:, kept].copy()
+            if live.size == 0:
+                return

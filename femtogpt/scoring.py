@@ -10,7 +10,7 @@ from dummy_data import addition_dummy, simple_dummy, simple_dummy2
 from .data import blocks, windows
 from .errors import FemtoError
 from .parallel import Engine
-from .sampler import Decoder, draw, generate
+from .sampler import TOGETHER, generate, generate_together
 
 SAMPLED_TOKENS = 4000  # of text that is judged line by line
 HELD_OUT_PAIRS = 200
@@ -63,24 +63,24 @@ def unigram_entropy(counts):
 
 def sample_text(model, prompt, count, seed, temperature=0.5):
     """`count` tokens that continue prompt, as text without it."""
-    ids = generate(model.config, model.parameters, model.tokenizer.encode(prompt), count, seed,
-                   temperature)
+    ids = generate(model.config, model.parameters, model.tokenizer.encode(prompt).tolist(), count,
+                   seed, temperature)
     return model.tokenizer.decode(list(ids)).decode("utf-8", "replace")
 
 
-def answer(model, prompt, longest=40):
-    """The greedy continuation of prompt up to the first newline."""
-    decoder = Decoder(model.config, model.parameters)
-    for token in model.tokenizer.encode(prompt):
-        logits = decoder.feed(token)
-    text = b""
-    for _ in range(longest):
-        token = draw(logits, None, 0)
-        text += model.tokenizer.piece(token)
-        if b"\n" in text:
-            break
-        logits = decoder.feed(token)
-    return text.split(b"\n")[0].decode("utf-8", "replace")
+def answers(model, prompts, longest=40):
+    """The greedy continuation of each prompt up to the first newline."""
+    if len(prompts) > TOGETHER:
+        return (answers(model, prompts[:TOGETHER], longest)
+                + answers(model, prompts[TOGETHER:], longest))
+    ids = [model.tokenizer.encode(prompt).tolist() for prompt in prompts]
+    texts, ended = [b""] * len(ids), set()
+    for sample, token in generate_together(model.config, model.parameters, ids, longest,
+                                           [0] * len(ids), temperature=0, ended=ended):
+        texts[sample] += model.tokenizer.piece(token)
+        if b"\n" in texts[sample]:
+            ended.add(sample)
+    return [text.split(b"\n")[0].decode("utf-8", "replace") for text in texts]
 
 
 def _share(kept_and_total):
@@ -102,8 +102,9 @@ def score_addition(model, dataset, seed):
     pairs = addition_dummy.held_out_pairs(dataset, random.Random(seed), HELD_OUT_PAIRS)
     if not pairs:
         raise FemtoError("the dataset holds every pair there is: none is left to be held out")
-    right = sum(answer(model, addition_dummy.prompt(*pair)) == addition_dummy.answer(*pair)
-                for pair in pairs)
+    found = answers(model, [addition_dummy.prompt(*pair) for pair in pairs])
+    right = sum(text == addition_dummy.answer(*pair)
+                for text, pair in zip(found, pairs, strict=True))
     return {"score": right / len(pairs), "form": _share(addition_dummy.form(text)),
             "true": _share(addition_dummy.true_sums(text)), "pairs": len(pairs)}
 
@@ -114,8 +115,9 @@ def score_actions(model, dataset, seed):
     actions = {}
     for action in range(10):
         prompts = simple_dummy2.prompts(rng, action, PROMPTS_PER_ACTION, dataset)
-        right = sum(simple_dummy2.is_right(answer(model, prompt), expected)
-                    for prompt, expected in prompts)
+        found = answers(model, [prompt for prompt, _ in prompts])
+        right = sum(simple_dummy2.is_right(text, expected)
+                    for text, (_, expected) in zip(found, prompts, strict=True))
         actions[str(action)] = right / len(prompts)
     return {"score": min(actions.values()), "actions": actions, "prompts": PROMPTS_PER_ACTION}
 

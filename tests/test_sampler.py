@@ -10,7 +10,7 @@ from small import fresh_model
 from femtogpt.config import POSITIONAL_ENCODINGS, RECIPES
 from femtogpt.errors import FemtoError
 from femtogpt.model import allocate_activations, constants, model_forward
-from femtogpt.sampler import Decoder, draw, generate
+from femtogpt.sampler import Decoder, draw, generate, generate_together, rows_product
 from femtogpt.tensors import views
 
 T = 8
@@ -39,7 +39,7 @@ def forward(model, tokens):
 def decode(model, tokens):
     """The decoder's logits after each token."""
     decoder = Decoder(model.config, model.parameters)
-    return np.array([decoder.feed(token) for token in tokens])
+    return np.array([decoder.feed([token])[0] for token in tokens])
 
 
 def assert_close(found, expected):
@@ -142,6 +142,45 @@ def test_a_window_of_one_token(encoding):
         assert_close(logits, forward(model, [token])[0])
 
 
+# ---- several rows at once
+
+
+@pytest.mark.parametrize(("recipe", "encoding"), KINDS)
+def test_a_prompt_read_at_once_gives_the_bits_of_one_read_token_by_token(recipe, encoding):
+    model = strong_model(recipe=recipe, positional_encoding=encoding)
+    tokens = some_tokens(model, T + 3)  # the last three after the window is full
+    for count in (1, 2, T, T + 3):
+        decoder = Decoder(model.config, model.parameters)
+        found = [decoder.read(0, tokens[:count].tolist()), *decoder.feed([1]), *decoder.feed([2])]
+        np.testing.assert_array_equal(found, decode(model, [*tokens[:count], 1, 2])[-3:])
+
+
+@pytest.mark.parametrize(("recipe", "encoding"), KINDS)
+def test_sequences_side_by_side_give_the_bits_of_each_alone(recipe, encoding):
+    model = strong_model(recipe=recipe, positional_encoding=encoding)
+    tokens = some_tokens(model, 9 * 2 * T).reshape(9, 2 * T)
+    decoder = Decoder(model.config, model.parameters, 9)
+    alone = [decode(model, row) for row in tokens]
+    decoder.read(8, tokens[8, :3].tolist())  # begins earlier: reaches the window's end earlier
+    for t in range(2 * T - 3):
+        steps = np.array([t] * 8 + [t + 3])
+        found = decoder.feed(tokens[np.arange(9), steps], np.arange(9))
+        np.testing.assert_array_equal(found, [alone[s][step] for s, step in enumerate(steps)])
+
+
+@pytest.mark.parametrize("width", [600, 1040])
+def test_a_large_weight_is_multiplied_in_the_same_order_whatever_the_rows(width):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((400, width), np.float32)  # on either side of CACHED
+    x, bias = rng.standard_normal((9, 400), np.float32), rng.standard_normal(width, np.float32)
+    together, alone = np.empty((9, width), np.float32), np.empty((9, width), np.float32)
+    rows_product(together, x, weight, bias)
+    for n in range(9):
+        rows_product(alone[n : n + 1], x[n : n + 1], weight, bias)
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_allclose(together, x.astype(float) @ weight + bias, rtol=0, atol=1e-3)
+
+
 # ---- drawing
 
 
@@ -149,9 +188,9 @@ LOGITS = np.log(np.array([0.1, 0.35, 0.05, 0.3, 0.2])).astype(np.float32)
 
 
 def frequencies(count=4000, **options):
-    rng = np.random.Generator(np.random.Philox(key=7))
-    drawn = [draw(LOGITS, rng, **options) for _ in range(count)]
-    return np.bincount(drawn, minlength=LOGITS.size)
+    uniforms = np.random.Generator(np.random.Philox(key=7)).random(count)
+    return np.bincount(draw(np.tile(LOGITS, (count, 1)), uniforms, **options),
+                       minlength=LOGITS.size)
 
 
 def assert_distribution(counts, expected):
@@ -163,8 +202,9 @@ def assert_distribution(counts, expected):
 
 
 def test_temperature_0_takes_the_likeliest():
-    assert draw(LOGITS, None, 0) == 1
-    assert draw(LOGITS, None, 0, top_k=1, top_p=0.1) == 1
+    logits, uniforms = np.array([LOGITS, LOGITS[::-1]]), np.array([0.0, 0.999])
+    assert draw(logits, uniforms, 0).tolist() == [1, 3]
+    assert draw(logits, uniforms, 0, top_k=1, top_p=0.1).tolist() == [1, 3]
 
 
 def test_draws_have_the_softmax_distribution():
@@ -193,20 +233,26 @@ def test_top_k_comes_before_top_p():
 
 
 def test_among_equals_top_k_keeps_exactly_k():
-    rng = np.random.Generator(np.random.Philox(key=1))
-    drawn = {draw(np.zeros(50, np.float32), rng, 1, top_k=3) for _ in range(200)}
-    assert len(drawn) == 3
+    drawn = draw(np.zeros((200, 50), np.float32), np.linspace(0, 0.999, 200), 1, top_k=3)
+    assert len(set(drawn.tolist())) == 3
 
 
 def test_large_logits_and_small_temperatures_are_no_overflow():
-    rng = np.random.Generator(np.random.Philox(key=1))
-    assert draw(np.array([1e30, 0, -1e30], np.float32), rng, 1e-3) == 0
+    logits = np.array([[1e30, 0, -1e30]], np.float32)
+    for temperature in (1e-3, 1e-300):
+        assert draw(logits, np.array([0.999]), temperature) == 0
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_logits_that_are_not_finite_are_an_error(bad):
+def test_the_smallest_and_the_largest_random_number_draw_a_token_that_can_be():
+    logits = np.array([[-np.float32(1e9), 0, 0, -np.float32(1e9)]] * 2, np.float32)
+    assert draw(logits, np.array([0, np.nextafter(1, 0)]), 1).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_an_error(bad, temperature):
     with pytest.raises(FemtoError, match="not finite"):
-        draw(np.array([0, bad], np.float32), None, 0)
+        draw(np.array([[0, 1], [0, bad]], np.float32), np.zeros(2), temperature)
 
 
 # ---- generating
@@ -233,3 +279,31 @@ def test_greedy_generation_is_the_forwards_likeliest_token():
     for token in generate(model.config, model.parameters, [2], T - 1, 1, temperature=0):
         assert token == forward(model, tokens + [0] * (T - len(tokens)))[len(tokens) - 1].argmax()
         tokens.append(token)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1.0, "top_k": 5},
+                                     {"temperature": 1.0}])
+def test_samples_generated_together_are_those_generated_alone(options):
+    model = strong_model()
+    prompts, seeds = [[2, 3], [2, 3], [4], [5, 6, 7]], [1, 2, 3, 4]
+    alone = [list(generate(model.config, model.parameters, prompt, 300, seed, **options))
+             for prompt, seed in zip(prompts, seeds, strict=True)]
+    assert alone[0] != alone[1] or options["temperature"] == 0
+    together, ended = [[] for _ in prompts], set()
+    for sample, token in generate_together(model.config, model.parameters, prompts, 300, seeds,
+                                           **options, ended=ended):
+        together[sample].append(token)
+        if sample == 1 and len(together[1]) == 10:
+            ended.add(1)
+    alone[1] = alone[1][:10]
+    assert together == alone
+
+
+def test_generation_ends_when_every_sample_has():
+    model, ended = strong_model(), set()
+    pairs = []
+    for pair in generate_together(model.config, model.parameters, [[1], [2]], 50, [1, 2],
+                                  ended=ended):
+        pairs.append(pair)
+        ended.add(pair[0])
+    assert [sample for sample, _ in pairs] == [0, 1]

@@ -46,30 +46,37 @@ def command(positional, prompt, model, count, temperature, top_k, top_p, seed, s
 
     import numpy as np
 
-    from ..sampler import generate
+    from ..sampler import TOGETHER, generate_together
 
     loaded = load_model(model)
     ids = _prompt_ids(loaded, prompt)
     if seed is None:
         seed = int(np.random.SeedSequence().entropy % 2**63)
     say_if_compiling()
-    made, began = 0, None
-    for sample in range(num_samples):
-        printer = _Printer(stop)
-        if num_samples > 1:
-            click.echo(f"--- {sample + 1} (seed {seed + sample})")
-        if echo and prompt:
-            click.echo(prompt.encode("utf-8", "surrogateescape"), nl=False)
-        for token in generate(loaded.config, loaded.parameters, ids, count, seed + sample,
-                              temperature, top_k, top_p):
+    beginning = prompt.encode("utf-8", "surrogateescape") if echo and prompt else b""
+    if num_samples == 1:
+        click.echo(beginning, nl=False)
+    made, seconds = 0, 0.0
+    for first in range(0, num_samples, TOGETHER):
+        seeds = range(seed + first, seed + min(first + TOGETHER, num_samples))
+        printers = [_Printer(stop, streams=num_samples == 1) for _ in seeds]
+        began, ended = None, set()
+        for sample, token in generate_together(loaded.config, loaded.parameters,
+                                               [ids] * len(seeds), count, seeds, temperature,
+                                               top_k, top_p, ended):
             began = began or time.perf_counter()
             made += 1
-            if not printer.show(loaded.tokenizer.piece(token)):
-                break
-        printer.end()
-    seconds = time.perf_counter() - began
-    if made > 1 and seconds > 0:
-        say(f"{made} tokens, {(made - 1) / seconds:,.0f} tokens/s, seed {seed}")
+            if not printers[sample].show(loaded.tokenizer.piece(token)):
+                ended.add(sample)
+        seconds += time.perf_counter() - began
+        made -= len(seeds)  # the first tokens came with the prompt
+        for sample, printer in enumerate(printers, first):
+            if num_samples > 1:
+                click.echo(f"--- {sample + 1} (seed {seed + sample})")
+                click.echo(beginning, nl=False)
+            printer.end()
+    if made > 0 and seconds > 0:
+        say(f"{made + num_samples} tokens, {made / seconds:,.0f} tokens/s, seed {seed}")
 
 
 def _prompt_ids(model, prompt):
@@ -92,10 +99,11 @@ def _prompt_ids(model, prompt):
 class _Printer:
     """Streams bytes as text: whole characters only, and never a part of the stop text."""
 
-    def __init__(self, stop):
-        self.stop = stop
+    def __init__(self, stop, streams=True):
+        """streams: else all is kept for end()."""
+        self.stop, self.streams = stop, streams
         self.decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self.waiting = ""
+        self.ready, self.waiting = "", ""
 
     def show(self, piece):
         """Prints what can be printed by now. Returns False once the stop text was met."""
@@ -107,10 +115,12 @@ class _Printer:
                 return False
             keep = next((n for n in range(min(len(self.stop), len(self.waiting)), 0, -1)
                          if self.stop.startswith(self.waiting[-n:])), 0)
-        ready = self.waiting[: len(self.waiting) - keep]
-        self.waiting = self.waiting[len(ready) :]
-        click.echo(ready.encode(), nl=False)
+        held = len(self.waiting) - keep
+        self.ready, self.waiting = self.ready + self.waiting[:held], self.waiting[held:]
+        if self.streams:
+            click.echo(self.ready.encode(), nl=False)
+            self.ready = ""
         return True
 
     def end(self):
-        click.echo((self.waiting + self.decode(b"", True)).encode())
+        click.echo((self.ready + self.waiting + self.decode(b"", True)).encode())
