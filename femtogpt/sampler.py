@@ -296,7 +296,7 @@ def generate_together(config, parameters, prompts, count, seeds, temperature=0.5
             uniforms = np.stack([rngs[s].random(BLOCK) for s in live], 1)
         ids = draw(logits, uniforms[step % BLOCK], temperature, top_k, top_p)
         yield from zip(live.tolist(), ids.tolist(), strict=True)
-        if not ended.isdisjoint(live.tolist()):
+        if len(ended) > len(prompts) - live.size:
             kept = np.array([s not in ended for s in live.tolist()])
             live, ids, uniforms = live[kept], ids[kept], uniforms[:, kept].copy()
             if live.size == 0:
