@@ -436,7 +436,7 @@ def test_eval_scores_a_perfect_answer_perfectly(folder, monkeypatch):
     (folder / "dataset.txt").write_text("1 + 2 = 3;\n" * 30)
     invoke("init", *SIZES)
     monkeypatch.setattr(scoring, "SAMPLED_TOKENS", 50)
-    monkeypatch.setattr(scoring, "answer", lambda model, prompt: the_sum(prompt))
+    monkeypatch.setattr(scoring, "answers", lambda model, prompts: [the_sum(p) for p in prompts])
     assert json.loads(invoke("eval", "--task=addition", "--json"))["score"] == 1.0
     monkeypatch.setattr(scoring, "sample_text", lambda *_: "x\n1 + 1 = 2;\n2 + 2 = 5;\nzzz\n")
     values = json.loads(invoke("eval", "--task=addition", "--json"))
