@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {"cli"},
     {"trainer", "sampler", "scoring", "surgery", "exchange"},
-    {"checkpoint", "model", "data", "parallel", "optimizer"},
+    {"checkpoint", "model", "data", "cache", "parallel", "optimizer"},
     {"config", "tensors", "layers", "tokenizer", "errors"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}

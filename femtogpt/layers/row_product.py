@@ -4,7 +4,7 @@ so what counts is how fast weights come in, and the sums' order is that of matmu
     out = x weight + bias        each number: bias, then x[0] weight[0], x[1] weight[1], ...
 
 A matrix that fits a core's second-level cache goes through register tiles of one row by up
-to six vectors (75 to 85 GB/s where the plain loop has 33: C 80, Zen 5). A larger one comes
+to six vectors (75 to 85 GB/s where the plain loop has 33: C 80, Zen 4). A larger one comes
 from memory, which is fastest read from its first number to its last (25 GB/s, tiles 12; two
 threads were no faster).
 """
@@ -13,9 +13,10 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from .formulas import fma
 from .matmul import COMPILED
 from .numeric import OPTIONS, kernel, standalone
-from .rows import copy_row, fma, row_function
+from .rows import copy_row, row_function
 from .tiles import make_tile
 from .vectors import LANES, VECTORS, address_of
 
