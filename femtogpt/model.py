@@ -70,19 +70,24 @@ def constants(config, dtype=np.float32):
     return Constants(config.num_heads, config.recipe == "femto", turns, positions)
 
 
-def allocate_activations(config, sequences, dtype=np.float32):
-    """Activations for a micro-batch of `sequences` sequences."""
+def activation_shapes(config, sequences):
+    """Activations of shapes, for a micro-batch of `sequences` sequences."""
     T, C, L = config.num_tokens, config.embedding_degree, config.num_layers
     N, V = sequences * T, config.vocab_size
-    shapes = Activations(
+    return Activations(
         x=(2 * L + 1, N, C), norm=(2 * L + 1, N, C), mean=(2 * L + 1, N), rstd=(2 * L + 1, N),
         qkv=(L, N, 3 * C), e=(L, *panel_shape(T, sequences, config.num_heads)),
         inverse=(L, sequences, config.num_heads, T), attention=(L, N, C),
         gelu=(L, N, 4 * C), slope=(L, N, 4 * C), logits=(min(N, max(MIN_ROWS, LOGITS // V)), V),
-        branch=(N, C), dx=(N, C), dnorm=(N, C), dqkv=(N, 3 * C), dgelu=(N, 4 * C), keys=None,
+        branch=(N, C), dx=(N, C), dnorm=(N, C), dqkv=(N, 3 * C), dgelu=(N, 4 * C),
+        keys=(sequences,),
     )
-    arrays = [np.empty(shape, dtype) for shape in shapes[:-1]]
-    return Activations(*arrays, np.empty(sequences, np.uint64))
+
+
+def allocate_activations(config, sequences, dtype=np.float32):
+    """Activations for a micro-batch of `sequences` sequences."""
+    *shapes, keys = activation_shapes(config, sequences)
+    return Activations(*(np.empty(shape, dtype) for shape in shapes), np.empty(keys, np.uint64))
 
 
 def initial_parameters(config, seed):
