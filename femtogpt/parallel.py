@@ -33,7 +33,6 @@ def micro_batch_tokens(config):
     return 160 if config.embedding_degree < 128 else 320
 
 
-
 def count_shards(config, batch_size):
     """A power of two: up to 8 for small models, fewer where gradients would fill the memory."""
     parameters = count_parameters(config)
