@@ -22,7 +22,7 @@ import numpy as np
 from .errors import FemtoError
 from .layers.matmul import matmul, symmetric_matmul, transpose
 from .layers.numeric import kernel
-from .layers.rows import dot_row, row_function, scale_row
+from .layers.rows import add_row, dot_row, row_function, scale_row
 from .tensors import MUON_FIELDS, Tensors, count_adamw_parameters, count_parameters, ranges, views
 
 BLOCK = 8192  # floats; fixed, so that sums and roundings don't depend on the number of threads
@@ -151,12 +151,11 @@ def _muon_work(config, parameters, gradient, state, rate, decay, clip):
         width = C if field == "query_key_value_weight" else columns
         for l in range(config.num_layers):
             for j in range(0, columns, width):
-                part = (l, slice(None), slice(j, j + width))
-                w = getattr(p, field)[part]
-                scale = max(1.0, w.shape[1] / w.shape[0]) ** 0.5
-                work.append((muon_update, w, getattr(m, field)[part], getattr(g, field)[part],
-                             rate * scale, 1 - rate * decay, clip))
-    return sorted(work, key=lambda job: -job[1].size)
+                w, wm, wg = (getattr(tensors, field)[l] for tensors in (p, m, g))
+                scale = max(1.0, width / w.shape[0]) ** 0.5
+                work.append((muon_update, w, wm, wg, j, width, rate * scale, 1 - rate * decay,
+                             clip))
+    return sorted(work, key=lambda job: -job[1].shape[0] * job[5])
 
 
 @kernel
@@ -172,8 +171,7 @@ def sum_shards(shards, squares, first_block, last_block):
         while stride < S:
             for s in range(0, S - stride, 2 * stride):
                 to, source = shards[s, start:stop], shards[s + stride, start:stop]
-                for i in range(to.size):
-                    to[i] += source[i]
+                add_row(to, to, source, to.size)
             stride *= 2
         total = shards[0, start:stop]
         squares[block] = dot_row(total, total, total.size)
@@ -198,9 +196,14 @@ def adamw_update(p, m, v, g, rate, beta1, beta2, eps, decay, first, second, clip
 
 
 @kernel
-def muon_update(w, m, g, rate, shrink, clip):
-    """Muon on one matrix. w, m, g: (I, O), any strides. w is scaled by shrink, g by clip."""
+def muon_update(w, m, g, first, width, rate, shrink, clip):
+    """Muon on one matrix, the columns first..first + width of w.
+
+    w, m, g: (I, O). w is scaled by shrink, g by clip.
+    """
     scalar = w.dtype.type
+    part = slice(first, first + width)
+    w, m, g = w[:, part], m[:, part], g[:, part]
     momentum, c = scalar(MUON_MOMENTUM), scalar(clip)
     u = np.empty(w.shape, w.dtype)
     for i in range(w.shape[0]):
