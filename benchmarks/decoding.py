@@ -13,11 +13,11 @@ import json
 import time
 
 import numpy as np
-from steps import CONFIGURATIONS, machine
+from contest import machine
+from steps import CONFIGURATIONS
 
 from femtogpt.config import GPTConfig
 from femtogpt.model import initial_parameters
-from femtogpt.parallel import default_threads
 from femtogpt.sampler import generate, generate_together
 
 SAMPLES = 8
@@ -82,7 +82,7 @@ def main():
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if not options.json:
-        print(machine(default_threads()))
+        print(machine())
         print(f"     ours tok/s  torch tok/s  ratio  {SAMPLES} at once tok/s  gain")
     for name in options.configurations:
         result = run(name, options.seconds)

@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Imports run down this list, never up.
 LEVELS = [
     {"cli"},
-    {"trainer", "sampler", "scoring", "surgery", "exchange"},
+    {"trainer", "sampler", "decoder", "scoring", "surgery", "exchange"},
     {"checkpoint", "model", "data", "cache", "parallel", "optimizer"},
     {"config", "tensors", "layers", "tokenizer", "errors"},
 ]

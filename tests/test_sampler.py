@@ -8,9 +8,10 @@ import pytest
 from small import fresh_model
 
 from femtogpt.config import POSITIONAL_ENCODINGS, RECIPES
+from femtogpt.decoder import Decoder, rows_product
 from femtogpt.errors import FemtoError
 from femtogpt.model import allocate_activations, constants, model_forward
-from femtogpt.sampler import Decoder, draw, generate, generate_together, rows_product
+from femtogpt.sampler import draw, generate, generate_together
 from femtogpt.tensors import views
 
 T = 8
