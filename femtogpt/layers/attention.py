@@ -23,7 +23,7 @@ import numpy as np
 from .dropout import dropout_backward, dropout_forward
 from .formulas import exp
 from .matmul import matmul, matmul_add, transpose
-from .numeric import kernel
+from .numeric import inlined, kernel
 from .rows import column_function, copy_row, fill_row, scale_row
 
 # Queries in a panel: whole vectors of any processor. Half of a wider panel's last one would
@@ -65,7 +65,7 @@ def softmax_gradient_down(e, dp, dot, scale):
     return e * (dp - dot) * scale
 
 
-@kernel
+@inlined
 def causal_exp(e, total, turned, q, k, first, scale):
     """A panel of e, and its columns' sums. q: (w, hs), queries first..first + w; k: (end, hs).
 
@@ -161,14 +161,14 @@ def attention_backward(dqkv, dout, e, inverse, qkv, rate, keys):
                 transpose(dq[i:end], turned[:, : end - i])
 
 
-@kernel
+@inlined
 def panel_number(T, h, i):
     """Dropout's number of the first element of head h's panel from query i on."""
     panels = (T + W - 1) // W
     return (h * panels + i // W) * T * W
 
 
-@kernel
+@inlined
 def accumulate(out, a, b, first):
     """out = a @ b the first time, later out += a @ b."""
     if first:
@@ -177,7 +177,7 @@ def accumulate(out, a, b, first):
         matmul_add(out, a, b)
 
 
-@kernel
+@inlined
 def drop(dropped, e, end, rate, key, number):
     """dropped[:end] = dropout of e[:end], whose first element is that number."""
     for j in range(end):
