@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gradients import check
 
+from femtogpt import model
 from femtogpt.config import POSITIONAL_ENCODINGS, RECIPES, GPTConfig
 from femtogpt.errors import FemtoError
 from femtogpt.model import (
@@ -174,6 +175,21 @@ def test_sequences_of_a_batch_do_not_touch_each_other():
         loss_and_gradient(config, flat, tokens[part], targets[part], gradient=gradient)
     _, _, whole = loss_and_gradient(config, flat, tokens, targets)
     np.testing.assert_allclose(gradient, whole, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "used"), [(12, 12), (11, 6), (5, 4), (1, 1)])
+def test_the_head_in_parts_gives_the_same(monkeypatch, rows, used):
+    config = GPTConfig(**SMALL)
+    tokens, targets = some_tokens(config, 2)
+    flat = some_parameters(config)
+    loss, _, gradient = loss_and_gradient(config, flat, tokens, targets)
+    monkeypatch.setattr(model, "LOGITS", rows * config.vocab_size)
+    monkeypatch.setattr(model, "MIN_ROWS", 1)
+    in_parts, activations, other = loss_and_gradient(config, flat, tokens, targets)
+    assert activations.logits.shape == (used, config.vocab_size)
+    assert in_parts == pytest.approx(loss, rel=1e-14)
+    assert loss_of(config, flat, tokens, targets)[0] == pytest.approx(loss, rel=1e-14)
+    np.testing.assert_allclose(other, gradient, rtol=1e-11, atol=1e-13)
 
 
 def test_dropout_follows_the_sequences_key_and_is_off_in_summed_loss():

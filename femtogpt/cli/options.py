@@ -95,4 +95,4 @@ def say_if_compiling():
     if CACHE_FOLDER is None:
         say("compiling (each time: the cache folder cannot be written) ...")
     elif not any(CACHE_FOLDER.glob("*/*.nbi")):
-        say("compiling for this machine, once: half a minute or so ...")
+        say("compiling for this machine, once: some 15 seconds ...")

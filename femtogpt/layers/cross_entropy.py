@@ -7,11 +7,11 @@
 
 import numpy as np
 
-from .numeric import kernel
+from .numeric import inlined
 from .rows import exp_row, largest, scale_row
 
 
-@kernel
+@inlined
 def cross_entropy_forward(probabilities, logits, targets):
     """Overwrites probabilities, which may be logits itself. Returns the losses' sum, float64."""
     # probabilities, logits: (N, V)   targets: (N,)
@@ -27,7 +27,7 @@ def cross_entropy_forward(probabilities, logits, targets):
     return loss
 
 
-@kernel
+@inlined
 def cross_entropy_backward(dlogits, probabilities, targets, scale):
     """Overwrites dlogits, which may be probabilities itself, with scale times the gradient."""
     # dlogits, probabilities: (N, V)   targets: (N,)

@@ -8,10 +8,10 @@ again in the backward. So it does not depend on who computes it, or when.
 
 import numpy as np
 
-from .numeric import hash32, kernel
+from .numeric import hash32, inlined, kernel
 
 
-@kernel
+@inlined
 def dropout_threshold(rate):
     """An element whose hash is below this is dropped."""
     return np.uint64(rate * 4294967296.0)
@@ -28,7 +28,7 @@ def dropout_forward(x, rate, key, first):
         x[i] *= scale if kept else scalar(0)
 
 
-@kernel
+@inlined
 def dropout_backward(dx, rate, key, first):
     """In place: dx comes as dout. The mask again, as forward drew it."""
     # dx: (F,)

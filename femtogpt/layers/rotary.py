@@ -15,18 +15,18 @@ position and column, what it, the number after and the number before are multipl
 
 import numpy as np
 
-from .numeric import kernel
+from .numeric import inlined, kernel
 from .rows import copy_row, row_function
 
 
-@kernel
+@inlined
 def rotary_forward(qkv, turns, num_heads):
     """Turns the queries and keys of qkv in place; the values stay."""
     # qkv: (N, 3C), its columns q, k, v   turns: (3, T, C)
     turn(qkv, turns, num_heads, 1.0)
 
 
-@kernel
+@inlined
 def rotary_backward(dqkv, turns, num_heads):
     """Turns the gradients of queries and keys back, in place."""
     # dqkv: (N, 3C)   turns: (3, T, C)
