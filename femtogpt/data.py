@@ -184,6 +184,25 @@ def blocks(tokens):
             yield part[i : i + BLOCK]
 
 
+def count_tokens(tokens, vocab_size):
+    """How often each token occurs in tokens, an array or Stretches: (V,) int64."""
+    counts = np.zeros(vocab_size, np.int64)
+    for block in blocks(tokens):  # bincount makes them int64
+        counts += np.bincount(block, minlength=len(counts))
+    return counts
+
+
+def count_bytes(tokenizer, counts):
+    """How many bytes of text the tokens stand for that occur `counts` times, (V,)."""
+    return sum(int(counts[i]) * len(tokenizer.piece(i)) for i in np.flatnonzero(counts).tolist())
+
+
+def unigram_entropy(counts):
+    """The loss, in nats a token, of guessing by how often each token occurs: counts, (V,)."""
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())
+
+
 STRETCHES = 16  # parts of the text that each hold back their end
 
 

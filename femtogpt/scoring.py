@@ -3,11 +3,9 @@
 import math
 import random
 
-import numpy as np
-
 from dummy_data import addition_dummy, simple_dummy, simple_dummy2
 
-from .data import blocks, windows
+from .data import count_bytes, count_tokens, windows
 from .errors import FemtoError
 from .parallel import Engine
 from .sampler import TOGETHER, generate, generate_together
@@ -34,31 +32,13 @@ def evaluate(model, tokens, threads=None):
     loss = total / len(starts)
     predicted = tokens[1 : len(starts) * T + 1]
     bits = loss / math.log(2) * len(predicted)
+    counts = count_tokens(predicted, model.config.vocab_size)
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700)),
-        "bits_per_byte": bits / count_bytes(model.tokenizer, count_tokens(model, predicted)),
+        "bits_per_byte": bits / count_bytes(model.tokenizer, counts),
         "tokens": len(predicted),
     }
-
-
-def count_tokens(model, tokens):
-    """How often each token occurs in tokens, an array or Stretches: (V,)."""
-    counts = np.zeros(model.config.vocab_size, np.int64)
-    for block in blocks(tokens):  # bincount makes them int64
-        counts += np.bincount(block, minlength=len(counts))
-    return counts
-
-
-def count_bytes(tokenizer, counts):
-    """How many bytes of text the tokens stand for that occur `counts` times, (V,)."""
-    return sum(int(counts[i]) * len(tokenizer.piece(i)) for i in np.flatnonzero(counts).tolist())
-
-
-def unigram_entropy(counts):
-    """The loss, in nats a token, of guessing by how often each token occurs: counts, (V,)."""
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log(share)).sum())
 
 
 def sample_text(model, prompt, count, seed, temperature=0.5):

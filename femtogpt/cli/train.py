@@ -174,11 +174,11 @@ def _look_at_disk(path, model):
 
 
 def _conclude(model, training, best):
-    from ..scoring import count_bytes, count_tokens, unigram_entropy
+    from ..data import count_bytes, count_tokens, unigram_entropy
 
     recent = model.history.losses[-20:]
     loss = sum(recent) / len(recent)
-    counts = count_tokens(model, training)
+    counts = count_tokens(training, model.config.vocab_size)
     bits = loss / math.log(2) * len(training) / count_bytes(model.tokenizer, counts)
     what = "letter" if model.tokenizer.name != "bpe" else "token"
     line = (f"step {model.step}: loss {loss:.4f} nats a token (perplexity {math.exp(loss):.2f}, "
