@@ -11,7 +11,7 @@ from femtogpt.config import POSITIONAL_ENCODINGS, RECIPES
 from femtogpt.decoder import Decoder, rows_product
 from femtogpt.errors import FemtoError
 from femtogpt.model import allocate_activations, constants, model_forward
-from femtogpt.sampler import draw, generate, generate_together
+from femtogpt.sampler import BLOCK, draw, generate, generate_together
 from femtogpt.tensors import views
 
 T = 8
@@ -280,6 +280,22 @@ def test_greedy_generation_is_the_forwards_likeliest_token():
     for token in generate(model.config, model.parameters, [2], T - 1, 1, temperature=0):
         assert token == forward(model, tokens + [0] * (T - len(tokens)))[len(tokens) - 1].argmax()
         tokens.append(token)
+
+
+@pytest.mark.parametrize(("recipe", "encoding"), KINDS)
+def test_several_tokens_a_call_are_those_drawn_and_read_one_by_one(recipe, encoding):
+    """Over many windows and the end of a block of random numbers, to the bit."""
+    model = strong_model(recipe=recipe, positional_encoding=encoding)
+    count = BLOCK + 3 * T
+    found = list(generate(model.config, model.parameters, [2, 3, 4], count, 7, 1.0))
+    rng = np.random.Generator(np.random.Philox(key=7))
+    decoder = Decoder(model.config, model.parameters)
+    logits, expected = decoder.read(0, [2, 3, 4])[None], []
+    for uniform in np.concatenate([rng.random(BLOCK), rng.random(BLOCK)])[:count]:
+        token = draw(logits, np.array([uniform]), 1.0)
+        expected.append(int(token[0]))
+        logits = decoder.feed(token)
+    assert found == expected
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1.0, "top_k": 5},
