@@ -4,7 +4,6 @@ import hashlib
 import json
 import sys
 from functools import lru_cache
-from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -150,11 +149,11 @@ def encode_texts(tokenizer, texts, data=None, progress=None, warn=None):
 def _tokens_key(tokenizer, data):
     """A hash (hex) of all that decides the tokens: the text, the tokenizer and its code."""
     digest = hashlib.sha256()
-    for source in sorted((Path(__file__).parent / "tokenizer").glob("*.py")):
+    for source in sorted((Path(__file__).parent / "tokenizer").glob("*.*")):
         digest.update(source.read_bytes())
-    # What a letter is, and what its lower case, the two know.
-    unicode = [sys.version_info[:2], metadata.version("regex")]
-    digest.update(json.dumps([data, tokenizer.to_json(), unicode]).encode())
+    # What a letter's lower case is, Python's version knows.
+    version = sys.version_info[:2]
+    digest.update(json.dumps([data, tokenizer.to_json(), version]).encode())
     return digest.hexdigest()
 
 

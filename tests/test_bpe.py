@@ -1,15 +1,24 @@
 """BPE against a version in plain loops, worked examples, and Hugging Face's library."""
 
+import random
+import unicodedata
+from collections import Counter
 from itertools import pairwise
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+import regex
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from femtogpt.errors import FemtoError
-from femtogpt.tokenizer import SPLITS, load_tokenizer, save_tokenizer, train_bpe
-from femtogpt.tokenizer.bpe import apply_merges, learn_merges
-from femtogpt.tokenizer.split import lower, split_chunks
+from femtogpt.tokenizer import SPLITS, learning, load_tokenizer, save_tokenizer, train_bpe
+from femtogpt.tokenizer.applying import SHORT, enter_merges, merge_long, merge_short
+from femtogpt.tokenizer.characters import LETTER, NUMBER, OTHER, SPACE, classes
+from femtogpt.tokenizer.cutting import split_chunks
+from femtogpt.tokenizer.learning import learn_merges
+from femtogpt.tokenizer.split import PATTERNS, lower
+from femtogpt.tokenizer.tokens import END
 
 TEXT = (
     "It's the end; they'll LOWER the lowest newer WIDEST\n\n  width of 1234 rows,\r\n"
@@ -40,7 +49,7 @@ def joined(ids, pair, new):
     return out
 
 
-def naive_learn(chunks, num_merges):
+def naive_learn(chunks, num_merges, base=256):
     """Count every pair anew before each merge. `chunks`: a list of bytes, repeats and all."""
     words = [list(chunk) for chunk in chunks]
     merges = []
@@ -52,7 +61,7 @@ def naive_learn(chunks, num_merges):
         best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
         if best is None or counts[best] < 2:
             break
-        words = [joined(word, best, 256 + len(merges)) for word in words]
+        words = [joined(word, best, base + len(merges)) for word in words]
         merges.append(best)
     return merges
 
@@ -66,6 +75,10 @@ def naive_apply(ids, merges):
             return ids
         (_, new), i = min(ranked)
         ids[i : i + 2] = [new]
+
+
+def lowered(data):
+    return lower(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
 def merges_of(tokenizer):
@@ -85,13 +98,40 @@ def message(call, *args, **kwargs):
 few_letters = st.lists(st.text("aabc", max_size=14).map(str.encode), max_size=8)
 
 
+def laid_out(chunks):
+    """What learn_merges takes: tokens with END around each chunk, and their weights."""
+    token, weights = [END], [0]
+    for chunk, count in chunks.items():
+        token += [*chunk, END]
+        weights += [count] * (len(chunk) + 1)
+    return np.array(token, np.int32), np.array(weights, np.int64)
+
+
+def learnt(chunks, num_merges):
+    return list(map(tuple, learn_merges(*laid_out(chunks), 256, num_merges).tolist()))
+
+
 @settings(max_examples=400, deadline=None)
 @given(few_letters, st.integers(0, 12))
 def test_learning_agrees_with_counting_anew(chunks, num_merges):
-    counts = {}
-    for chunk in chunks:
-        counts[chunk] = counts.get(chunk, 0) + 1
-    assert learn_merges(counts, num_merges) == naive_learn(chunks, num_merges)
+    assert learnt(Counter(chunks), num_merges) == naive_learn(chunks, num_merges)
+
+
+def test_learning_with_no_room_to_spare(monkeypatch):
+    # Places and pairs are full again and again, gaps are closed, and each merge is told of.
+    monkeypatch.setattr(learning, "ROOM", 1)
+    monkeypatch.setattr(learning, "WORK", 0)
+    chunks = [*random_words(400), bytes([0, 0, 0, 1] * 40)]
+    told = []
+    token, weights = laid_out(Counter(chunks))
+    merges = learn_merges(token, weights, 8, 150, lambda *call: told.append(call))
+    assert list(map(tuple, merges.tolist())) == naive_learn(chunks, 150, 8)
+    assert len(told) >= 150 and told[-1] == (150, 150) and sorted(told) == told
+
+
+def random_words(count):
+    rng = random.Random(5)
+    return [bytes(rng.choices(range(8), k=rng.randint(1, 12))) for _ in range(count)]
 
 
 @pytest.mark.parametrize("case_sensitive", [True, False])
@@ -100,9 +140,9 @@ def test_training_agrees_with_counting_anew(split, case_sensitive):
     parts = [TEXT, b"the\xff\xfe lowest", b""]
     tokenizer = train_bpe(parts, 330, split=split, case_sensitive=case_sensitive)
     chunks = [
-        chunk.encode("utf-8", "surrogateescape")
+        chunk
         for part in parts
-        for chunk in split_chunks(part, split, case_sensitive)
+        for chunk in split_chunks(part if case_sensitive else lowered(part), split)
     ]
     merges = naive_learn(chunks, 74)
     assert merges_of(tokenizer) == merges
@@ -131,7 +171,7 @@ def test_ties_go_to_the_smallest_left_then_right_id():
 def test_a_run_counts_every_neighbourhood():
     # aaa holds aa twice, so aa (4) goes before bc (3).
     assert merges_of(train_bpe([b"aaa bc bc bc aaa"], 257, split="none"))[0] == (97, 97)
-    assert learn_merges({b"aaa": 2, b"bc": 5}, 1) == [tuple(b"bc")]
+    assert learnt({b"aaa": 2, b"bc": 5}, 1) == [tuple(b"bc")]
 
 
 def test_learning_stops_when_no_pair_occurs_twice():
@@ -156,21 +196,62 @@ def test_sizes_that_cannot_be():
     assert "'gpt5'" in message(train_bpe, [b"a"], 300, split="gpt5")
 
 
-def test_progress_is_told_every_merge():
+def test_progress_is_told():
     calls = []
     train_bpe([b"abab"], 300, progress=lambda *call: calls.append(call))
     assert calls == [(1, 44)]
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_texts_in_blocks_are_learnt_from_as_if_whole(split):
+    whole = train_bpe([TEXT, b"abab"], 330, split=split)
+    blocks = [(TEXT[i : i + 7] for i in range(0, len(TEXT), 7)), iter([b"a", b"ba", b"b"])]
+    assert train_bpe(blocks, 330, split=split).to_json() == whole.to_json()
+
+
+def test_the_base_may_be_the_bytes_that_occur():
+    tokenizer = train_bpe([b"cab cab"], 6, base="seen")
+    # bytes " abc", then "ab" (the smallest left id of those that occur twice) and "cab"
+    assert [tokenizer.piece(id) for id in range(6)] == [b" ", b"a", b"b", b"c", b"ab", b"cab"]
+    assert tokenizer.num_learnt == tokenizer.vocab_size == 6
+    assert tokenizer.encode("cab b").tolist() == [5, 0, 2]
+    error = message(tokenizer.encode, "cab abé")
+    assert "'é' (U+00E9) at line 1, column 7" in error and "--base all" in error
+    blocks = [b"cab cab cab ", "ab é".encode()]
+    assert "column 16" in message(lambda: list(tokenizer.encode_blocks(blocks)))
+    assert "at least 4 (the bytes in the text)" in message(train_bpe, [b"abca c"], 3, base="seen")
+    assert "'few'" in message(train_bpe, [b"abca"], 300, base="few")
+
+
 # ---- encoding
+
+
+def applied(data, merges):
+    """`data`, bytes as their own ids, after merges {pair: (rank, new)}: as short and as long."""
+    rows = sorted((rank, *pair, new) for pair, (rank, new) in merges.items())
+    table = np.array([row[1:] for row in rows], np.int64).reshape(-1, 3)
+    # In order of what they need, which need not be that of their ranks.
+    lengths, wanting = dict.fromkeys(range(256), 1), [row[1:] for row in rows]
+    while wanting:
+        left, right, new = row = next(w for w in wanting if {*w[:2]} <= lengths.keys())
+        lengths[new] = lengths[left] + lengths[right]
+        wanting.remove(row)
+    lengths = np.array([lengths.get(id, 0) for id in range(max(lengths) + 1)])
+    keys, ranks = np.zeros(64, np.uint64), np.zeros(64, np.int32)
+    enter_merges(table, keys, ranks)
+    results = []
+    for merge, last in ((merge_short, np.empty(SHORT, np.int64)), (merge_long, lengths)):
+        ids = np.array([*data], np.int32)
+        results.append(ids[: merge(ids, len(ids), table, keys, ranks, last)].tolist())
+    assert results[0] == results[1]
+    return results[0]
 
 
 @settings(max_examples=300, deadline=None)
 @given(few_letters, st.text("aabc", max_size=30).map(str.encode))
 def test_applying_agrees_with_one_merge_at_a_time(chunks, data):
-    counts = dict.fromkeys(chunks, 2)
-    merges = {pair: (n, 256 + n) for n, pair in enumerate(learn_merges(counts, 9))}
-    assert apply_merges(list(data), merges) == naive_apply(data, merges)
+    merges = {pair: (n, 256 + n) for n, pair in enumerate(learnt(dict.fromkeys(chunks, 2), 9))}
+    assert applied(data, merges) == naive_apply(data, merges)
 
 
 @settings(max_examples=300, deadline=None)
@@ -180,14 +261,14 @@ def test_applying_merges_whose_parts_come_later(ranks, data):
     a, b, c = b"abc"
     pairs = [(a, b), (256, c), (256, 256), (b, c), (c, a), (258, 257)]
     merges = {pair: (ranks[n], 256 + n) for n, pair in enumerate(pairs)}
-    assert apply_merges(list(data), merges) == naive_apply(data, merges)
+    assert applied(data, merges) == naive_apply(data, merges)
 
 
 def test_a_merge_that_lost_its_pair_does_not_lend_its_rank():
     a, b, c, d = b"abcd"
     # bc first; then ab is gone, and (a, bc) must wait for (bc, d).
     merges = {(b, c): (0, 256), (a, b): (1, 257), (256, d): (2, 258), (a, 256): (3, 259)}
-    assert apply_merges(list(b"abcd"), merges) == [a, 258]
+    assert applied(b"abcd", merges) == [a, 258]
     assert naive_apply(b"abcd", merges) == [a, 258]
 
 
@@ -202,13 +283,13 @@ def test_any_bytes_come_back(split, data):
     tokenizer = TRAINED[split]
     ids = tokenizer.encode(data)
     assert tokenizer.decode(ids) == data
-    assert "".join(split_chunks(data, split)) == data.decode("utf-8", "surrogateescape")
+    assert b"".join(split_chunks(data, split)) == data
     merges = {pair: (n, 256 + n) for n, pair in enumerate(merges_of(tokenizer))}
     expected = []
     for chunk in split_chunks(data, split):
-        expected += naive_apply(chunk.encode("utf-8", "surrogateescape"), merges)
+        expected += naive_apply(chunk, merges)
     assert ids.tolist() == expected
-    assert tokenizer.encode(data).tolist() == expected  # now from the cache
+    assert tokenizer.encode(data).tolist() == expected  # now of chunks that are known
 
 
 def test_text_gets_shorter():
@@ -218,14 +299,47 @@ def test_text_gets_shorter():
 
 def test_split_patterns():
     text = b"It's  WE'LLBE 12345!\n\n ok"
-    assert split_chunks(text, "gpt2") == [
+    assert [c.decode() for c in split_chunks(text, "gpt2")] == [
         "It", "'s", " ", " WE", "'", "LLBE", " 12345", "!", "\n\n", " ok",
     ]  # fmt: skip
-    assert split_chunks(text, "gpt4") == [
+    assert [c.decode() for c in split_chunks(text, "gpt4")] == [
         "It", "'s", " ", " WE", "'LL", "BE", " ", "123", "45", "!\n\n", " ok",
     ]  # fmt: skip
-    assert split_chunks(text, "none") == [text.decode()]
+    assert split_chunks(text, "none") == [text]
     assert split_chunks(b"", "none") == split_chunks(b"", "gpt2") == []
+
+
+@pytest.mark.parametrize("split", PATTERNS)
+@settings(max_examples=1500, deadline=None)
+@given(st.binary(max_size=30) | texts.map(str.encode)
+       | st.tuples(texts.map(str.encode), st.integers(0, 9)).map(lambda pair: pair[0][pair[1]:]))
+def test_chunks_are_what_the_pattern_says(split, data):
+    text = data.decode("utf-8", "surrogateescape")
+    # The regex module's Unicode may be younger, and give a class to what has none for us.
+    assume(all(unicodedata.category(c) != "Cn" for c in text))
+    found = regex.findall(PATTERNS[split], text)
+    assert split_chunks(data, split) == [c.encode("utf-8", "surrogateescape") for c in found]
+
+
+def test_the_classes_of_characters():
+    ours = classes()
+    for point in range(0x110000):
+        category = unicodedata.category(chr(point))
+        if category == "Cn":  # Python's Unicode may be older
+            continue
+        space = regex.match(r"\s", chr(point)) is not None
+        expected = SPACE if space else {"L": LETTER, "N": NUMBER}.get(category[0], OTHER)
+        assert ours[point] == expected, hex(point)
+
+
+def test_huggingface_has_the_same_classes():
+    tokenizers = pytest.importorskip("tokenizers")
+    cut = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    ours = classes().astype(int)
+    edges = np.flatnonzero(np.diff(ours)).tolist()  # the last of each range
+    for point in sorted({*range(0x3000), *edges, *(edge + 1 for edge in edges)}):
+        for kind, lead in ((LETTER, "a"), (NUMBER, "1"), (OTHER, "!")):
+            assert (len(cut(lead + chr(point))) == 1) == (ours[point] == kind), hex(point)
 
 
 def test_case_insensitive_lower_cases_first():

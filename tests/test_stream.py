@@ -16,8 +16,9 @@ from femtogpt.tokenizer import (
     train_bpe,
     train_char,
 )
-from femtogpt.tokenizer.split import PATTERNS, lower, split_chunks
-from femtogpt.tokenizer.stream import between_chunks, recut
+from femtogpt.tokenizer.cutting import split_chunks
+from femtogpt.tokenizer.split import PATTERNS, lower
+from femtogpt.tokenizer.stream import between_chunks, encode_unchunked, recut
 
 CHAR = train_char(AWKWARD + TEXT.decode() + "\n")
 PIECES = PiecesTokenizer([b"<unk>", b"a", b"ab", b"abc", b"ca", b" \n", b"\n\n\n", "é".encode(),
@@ -55,6 +56,29 @@ def together(tokenizer, blocks):
 @given(in_blocks())
 def test_in_blocks_or_in_one_piece_is_the_same(tokenizer, blocks):
     assert together(tokenizer, blocks).tolist() == tokenizer.encode(b"".join(blocks)).tolist()
+
+
+# Tokens whose place depends on what comes long after.
+CHAINS = [train_bpe([text], size, split="none") for text, size in (
+    (b"aabaabbaaaaab" * 9, 280), (TEXT, 300), (b"abcab" * 99, 262), (b"aaaaaaaaaa" * 99, 259))]
+
+
+@pytest.mark.parametrize("tokenizer", CHAINS)
+@settings(max_examples=1500, deadline=None)
+@given(in_blocks(st.text("aaab", max_size=60).map(str.encode)
+                 | st.lists(st.sampled_from([b"abcab", b"ab", b"c"])).map(b"".join) | data))
+def test_without_chunks_what_is_given_out_is_sure(tokenizer, blocks):
+    lengths = np.array([len(tokenizer.piece(id)) for id in range(tokenizer.vocab_size)])
+    parts = list(encode_unchunked(iter(blocks), tokenizer.encode, lengths))
+    assert np.concatenate(parts).tolist() == tokenizer.encode(b"".join(blocks)).tolist()
+
+
+def test_without_chunks_little_is_held_back():
+    tokenizer = CHAINS[1]
+    lengths = np.array([len(tokenizer.piece(id)) for id in range(tokenizer.vocab_size)])
+    parts = encode_unchunked([TEXT] * 5, tokenizer.encode, lengths)
+    given_out = np.cumsum([lengths[part].sum() for part in parts])
+    assert all(given_out[:-1] > np.arange(1, 6) * len(TEXT) - 4 * lengths.max())
 
 
 @pytest.mark.parametrize("split", PATTERNS)

@@ -39,7 +39,8 @@ def _cache_folder():
     pickle, so the folder is the user's alone.
     """
     package = Path(__file__).resolve().parent.parent
-    sources = sorted(package.glob("layers/*.py")) + sorted(package.glob("*.py"))
+    sources = sorted(package.glob("*.py")) + sorted(package.glob("layers/*.py"))
+    sources += sorted(package.glob("tokenizer/*.py"))
     digest = hashlib.sha256(repr(VECTORS).encode())
     for source in sources:
         digest.update(source.read_bytes())

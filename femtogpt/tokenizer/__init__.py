@@ -10,14 +10,16 @@ from pathlib import Path
 from femtogpt.errors import FemtoError
 from femtogpt.tokenizer.adapted import LowercaseTokenizer, ReservedTokenizer
 from femtogpt.tokenizer.ascii import AsciiTokenizer
-from femtogpt.tokenizer.bpe import BPETokenizer, train_bpe
+from femtogpt.tokenizer.bpe import BPETokenizer
 from femtogpt.tokenizer.byte import ByteTokenizer
 from femtogpt.tokenizer.char import CharTokenizer, train_char
 from femtogpt.tokenizer.pieces import PiecesTokenizer
 from femtogpt.tokenizer.protocol import Tokenizer
 from femtogpt.tokenizer.split import SPLITS
+from femtogpt.tokenizer.training import BASES, train_bpe
 
 __all__ = [
+    "BASES",
     "SPLITS",
     "AsciiTokenizer",
     "BPETokenizer",

@@ -7,14 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from femtogpt.errors import FemtoError
-from femtogpt.tokenizer.protocol import (
-    Unspellable,
-    as_bytes,
-    check_ids,
-    describe,
-    pack_ids,
-    place,
-)
+from femtogpt.tokenizer.protocol import as_bytes, check_ids, pack_ids, unknown_byte
 from femtogpt.tokenizer.stream import between_pieces, encode_blocks
 
 UNKNOWN = b"<unk>"
@@ -68,7 +61,11 @@ class PiecesTokenizer:
                     break
             else:
                 if self._unknown is None:
-                    raise _unknown_error(data, i)
+                    raise unknown_byte(
+                        data, i,
+                        'is not in the vocabulary; remove it from the text, or add it or "<unk>" '
+                        "to the vocabulary"
+                    )
                 out.append(self._unknown)
                 i += 1
         return pack_ids(out, self.vocab_size)
@@ -122,24 +119,3 @@ def _bytes_of(id: int, numbers: object) -> bytes:
     ):
         raise FemtoError(f"the piece with id {id} must be a list of bytes (0..255)")
     return bytes(numbers)
-
-
-def _unknown_error(data: bytes, at: int) -> Unspellable:
-    # Show the character the byte is part of: a reader can search a text for that.
-    start = at
-    while start > max(0, at - 3) and data[start] & 0xC0 == 0x80:
-        start -= 1
-    what = f"byte 0x{data[at]:02X}"
-    for length in range(at - start + 1, 5):
-        try:
-            character = data[start : start + length].decode()
-        except UnicodeDecodeError:
-            continue
-        if len(character) == 1:
-            what = f"character {describe(character)}"
-            at = start
-            break
-    return Unspellable(
-        what, *place(data, at),
-        'is not in the vocabulary; remove it from the text, or add it or "<unk>" to the vocabulary'
-    )

@@ -114,3 +114,21 @@ def place(text: str | bytes, index: int) -> tuple[int, int]:
     if not isinstance(line, str):
         line = line.decode("utf-8", "replace")
     return text.count(newline, 0, index) + 1, len(line) + 1
+
+
+def unknown_byte(data: bytes, at: int, way_out: str) -> Unspellable:
+    """That data[at] cannot be spelled: names the character it is part of, and its place."""
+    start = at
+    while start > max(0, at - 3) and data[start] & 0xC0 == 0x80:
+        start -= 1
+    what = f"byte 0x{data[at]:02X}"
+    for length in range(at - start + 1, 5):
+        try:
+            character = data[start : start + length].decode()
+        except UnicodeDecodeError:
+            continue
+        if len(character) == 1:
+            what = f"character {describe(character)}"
+            at = start
+            break
+    return Unspellable(what, *place(data, at), way_out)

@@ -2,32 +2,100 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
 from femtogpt.tokenizer.protocol import Unspellable, place
-from femtogpt.tokenizer.split import last_cut, lower
+from femtogpt.tokenizer.split import lower
 
 
 def encode_blocks(
     blocks: Iterable[bytes],
     cut: Callable[[bytes], int],
     encode: Callable[[bytes], np.ndarray],
+    threads: int = 1,
 ) -> Iterator[np.ndarray]:
     """Arrays of ids that together are `encode` of all `blocks` joined.
 
     cut(data) is the last place of `data` (0: none is known) where a text that begins with
-    it may be cut, whatever follows. Places in errors count from the first block.
+    it may be cut, whatever follows. Places in errors count from the first block. With
+    more than one thread `encode` works on several parts at a time.
     """
     line, column = 1, 1
-    for block in recut(blocks, cut):
+    for block, encoded in _ahead(recut(blocks, cut), encode, threads):
         try:
-            yield encode(block)
+            yield encoded()
         except Unspellable as error:
             raise error.after(line, column) from None
         lines, last = place(block, len(block))
         line, column = line + lines - 1, last + (column - 1 if lines == 1 else 0)
+
+
+def _ahead(blocks, encode, threads):
+    """Each block, and a function that gives its `encode`, begun on some thread before."""
+    if threads == 1:
+        for block in blocks:
+            yield block, partial(encode, block)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        begun = deque()
+        for block in blocks:
+            begun.append((block, pool.submit(encode, block).result))
+            if len(begun) > threads:
+                yield begun.popleft()
+        yield from begun
+
+
+def encode_unchunked(
+    blocks: Iterable[bytes], encode: Callable[[bytes], np.ndarray], lengths: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Arrays of ids that together are `encode` of all `blocks` joined, for BPE without chunks.
+
+    lengths: (V,), bytes of each token. Every token must be what merges make of its piece.
+    """
+    text, enough = b"", 0
+    for block in recut(blocks, len):
+        text += block
+        if len(text) < enough:
+            continue
+        ids = encode(text)
+        sure = _sure(text, ids, encode, lengths)
+        yield ids[:sure]
+        text = text[int(lengths[ids[:sure]].sum()) :]
+        # Looking again only when there is twice as much keeps all work linear.
+        enough = 0 if sure else 2 * len(text)
+    yield encode(text)
+
+
+def _sure(text, ids, encode, lengths):
+    """How many of ids = encode(text) stand whatever the text goes on with.
+
+    Any stretch of a text's tokens is what `encode` makes of their pieces alone, and tokens
+    are right if each two neighbours are. So the tokens of a longer text, up to the one
+    that spans this text's end, are those of a shorter text that ends where that one begins:
+    fewer bytes before the end than the longest token has. What all of these texts begin
+    with is sure. They are looked at from a token on that all of them have.
+    """
+    longest = int(lengths.max())
+    ends = np.cumsum(lengths[ids])
+    margin = 4 * longest
+    while True:
+        k = int(np.searchsorted(ends, len(text) - margin))  # whole tokens before the margin
+        begin = int(ends[k - 1]) if k else 0
+        tail, agreed = text[begin:], len(ids) - k
+        for end in range(max(0, len(tail) - longest + 1), len(tail)):
+            shorter = encode(tail[:end])[:agreed]
+            differ = shorter != ids[k : k + len(shorter)]
+            agreed = int(differ.argmax()) if differ.any() else len(shorter)
+            if agreed == 0:
+                break
+        if agreed or k == 0:
+            return k + agreed
+        margin *= 4
 
 
 def recut(blocks: Iterable[bytes], cut: Callable[[bytes], int]) -> Iterator[bytes]:
@@ -81,11 +149,12 @@ def between_pieces(pieces: Sequence[bytes]) -> Callable[[bytes], int]:
 
 
 def between_chunks(split: str) -> Callable[[bytes], int]:
-    """A cut between two chunks of a pre-split by pattern; see split.CUTS."""
+    """A cut between two chunks of a pre-split by pattern; see cutting.last_cut."""
+    from femtogpt.tokenizer.cutting import classes, last_cut  # numba, which takes a while
 
     def cut(data: bytes) -> int:
-        text = data[: whole_characters(data)].decode("utf-8", "surrogateescape")
-        return len(text[: last_cut(text, split)].encode("utf-8", "surrogateescape"))
+        values = np.frombuffer(data, np.uint8)[: whole_characters(data)]
+        return last_cut(values, split == "gpt4", classes())
 
     return cut
 

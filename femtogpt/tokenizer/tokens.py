@@ -1,0 +1,58 @@
+"""Text as tokens that merge in place, for learning merges and for applying them.
+
+A token of n bytes that begins at byte i is token[i] = id; its last byte, if that is another
+one, holds -n; END stands between chunks, before the first and behind the last. So both
+neighbours of a token are found without links, and 4 bytes a byte of text are all it takes.
+What a merge leaves between a token's ends is negative.
+"""
+
+from __future__ import annotations
+
+from femtogpt.layers.numeric import kernel
+
+END = -1
+
+
+@kernel
+def before(token, i):
+    """Where the token, or END, begins that stands before the one at i."""
+    last = token[i - 1]
+    return i - 1 if last >= END else i + last
+
+
+@kernel
+def join(token, i, j, end, new):
+    """Makes one token, `new`, of those that begin at i and j; the second ends before end."""
+    token[i], token[j] = new, END
+    token[end - 1] = i - end
+
+
+@kernel
+def lay_out(store, starts, ids, counts, token, weights):
+    """Writes chunks as tokens, END around each. Chunk c is store[starts[c]:starts[c + 1]].
+
+    ids: (256,), the token of each byte. counts: how often each chunk occurs, or (1,) for
+    all the same. token: (bytes + chunks + 1,); weights: the count of what stands in token
+    at the same place, or (1,).
+    """
+    token[0] = END
+    weights[0] = counts[0]
+    to = 1
+    for c in range(len(starts) - 1):
+        for i in range(starts[c], starts[c + 1]):
+            token[to] = ids[store[i]]
+            if len(weights) > 1:
+                weights[to] = counts[c]
+            to += 1
+        token[to] = END
+        to += 1
+
+
+@kernel
+def join_pieces(ids, store, starts, out):
+    """Writes the bytes of tokens one after the other. Piece p is store[starts[p]:starts[p + 1]]."""
+    to = 0
+    for id in ids:
+        for i in range(starts[id], starts[id + 1]):
+            out[to] = store[i]
+            to += 1

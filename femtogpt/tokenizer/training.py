@@ -1,0 +1,124 @@
+"""Training a BPE tokenizer: text to distinct chunks, their counts to merges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from femtogpt.errors import FemtoError
+from femtogpt.tokenizer.bpe import BPETokenizer
+from femtogpt.tokenizer.formats import BPEData
+from femtogpt.tokenizer.protocol import as_bytes
+from femtogpt.tokenizer.split import check_split
+from femtogpt.tokenizer.stream import between_chunks, lowered, recut
+
+BASES = ("all", "seen")
+
+
+def train_bpe(
+    texts: Iterable[str | bytes | Iterable[bytes]],
+    vocab_size: int,
+    *,
+    split: str = "gpt2",
+    base: str = "all",
+    case_sensitive: bool = True,
+    special_tokens: Iterable[str] = (),
+    reserve_tokens: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> BPETokenizer:
+    """Learn `vocab_size` tokens from `texts`, each a whole or in blocks: bytes and merges.
+
+    The first tokens are all 256 bytes, or with base 'seen' those that occur in `texts`
+    (a text with another byte can't be encoded then). Each merge joins the pair of
+    neighbours that occurs most often (in a tie that of the smallest left id, then right
+    id), until there are `vocab_size` tokens or no pair occurs twice. After them come
+    `special_tokens`, then `reserve_tokens` tokens <|reserved_0|>, <|reserved_1|>, ... for
+    later use. Special tokens' letters in `texts` are learnt from like any others.
+    `progress` is called now and then with the number of merges made and wanted.
+
+    Memory: the distinct chunks, whatever the size of the texts; with split 'none' 9 bytes
+    a byte of text. Raises FemtoError for sizes that cannot be and for no text.
+    """
+    from femtogpt.tokenizer.learning import learn_merges  # numba, which takes a while
+
+    check_split(split)
+    if base not in BASES:
+        raise FemtoError(f"--base must be one of {', '.join(BASES)}, not {base!r}")
+    if reserve_tokens < 0:
+        raise FemtoError(f"--reserve-tokens must be 0 or more, not {reserve_tokens}")
+    if base == "all" and vocab_size < 256:  # before the text is read
+        raise FemtoError(f"--vocab-size must be at least 256 (the bytes), not {vocab_size}")
+    names = [*special_tokens, *(f"<|reserved_{i}|>" for i in range(reserve_tokens))]
+    _check_names(names)
+    store, starts, counts = _distinct_chunks(map(_blocks, texts), split, case_sensitive)
+    if len(store) == 0:
+        raise FemtoError("there is no text to learn tokens from; give a --dataset that has some")
+    seen = np.bincount(store, minlength=256) > 0
+    base_bytes = np.flatnonzero(seen | (base == "all"))
+    if vocab_size < len(base_bytes):
+        raise FemtoError(f"--vocab-size must be at least {len(base_bytes)} (the bytes in the "
+                         f"text), not {vocab_size}")
+    token, weights = _laid_out(store, starts, counts, base_bytes)
+    del store, starts, counts
+    pieces = [bytes([byte]) for byte in base_bytes.tolist()]
+    merges = []
+    for left, right in learn_merges(token, weights, len(pieces), vocab_size - len(pieces),
+                                    progress).tolist():
+        merges.append((left, right, len(pieces)))
+        pieces.append(pieces[left] + pieces[right])
+    special = {name: len(pieces) + i for i, name in enumerate(names)}
+    pieces += [name.encode() for name in names]
+    return BPETokenizer(BPEData(pieces, merges, special, split, case_sensitive))
+
+
+def _check_names(names):
+    for i, name in enumerate(names):
+        if not name or name in names[:i]:
+            raise FemtoError(f"the special token {name!r} is empty or named twice")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise FemtoError(f"the special token {name!r} is no valid UTF-8") from None
+
+
+def _blocks(text: str | bytes | Iterable[bytes]) -> Iterable[bytes]:
+    return [as_bytes(text)] if isinstance(text, str | bytes) else text
+
+
+def _distinct_chunks(texts, split, case_sensitive):
+    """Chunk c is store[starts[c]:starts[c + 1]] and occurs counts[c] times."""
+    from femtogpt.tokenizer.chunks import Chunks
+    from femtogpt.tokenizer.cutting import chunk_ends
+
+    if not case_sensitive:
+        texts = map(lowered, texts)
+    if split == "none":
+        store, starts = bytearray(), [0]
+        for text in texts:
+            for block in text:
+                store += block
+            starts.append(len(store))
+        return np.frombuffer(store, np.uint8), np.array(starts), np.ones(1, np.int64)
+    chunks, counts = Chunks(), np.zeros(0, np.int64)
+    for text in texts:
+        for part in recut(text, between_chunks(split)):
+            values = np.frombuffer(part, np.uint8)
+            numbers = chunks.number(values, chunk_ends(values, split))
+            more = np.bincount(numbers, minlength=chunks.count)
+            more[: len(counts)] += counts
+            counts = more
+    return chunks.store[: chunks.starts[chunks.count]], chunks.starts[: chunks.count + 1], counts
+
+
+def _laid_out(store, starts, counts, base_bytes):
+    """(token, weights) for learn_merges."""
+    from femtogpt.tokenizer.tokens import lay_out
+
+    ids = np.zeros(256, np.int32)
+    ids[base_bytes] = np.arange(len(base_bytes))
+    token = np.empty(len(store) + len(starts), np.int32)
+    narrow = np.int32 if counts.max() < 2**31 else np.int64  # less to fetch from memory
+    weights = np.empty(len(token) if len(counts) > 1 else 1, narrow)
+    lay_out(store, starts, ids, counts, token, weights)
+    return token, weights
