@@ -499,6 +499,38 @@ def test_train_bpe_and_dump_tokenizer(folder):
     invoke("dump-tokenizer", "--tokenizer-data=dumped.json", "--force")
 
 
+def test_train_bpe_tells_what_it_learnt(folder):
+    (folder / "dataset.txt").write_text("low lower lowest\n" * 50)
+    # All that occurs: 10 bytes, then merges until " lowest" and " lower" are tokens.
+    out = invoke("train-bpe", "--base=seen", "--vocab-size=100", "--special-token=<|end|>")
+    assert "bytes a token" in out and "the last merges: |" in out and "no pair twice" in out
+    values = json.loads(invoke("train-bpe", "--base=seen", "--vocab-size=100", "--json",
+                               "--special-token=<|end|>", "--split=none"))
+    assert values["split"] == "none" and values["pieces"][-1] == "<|end|>"
+    assert values["vocab_size"] == values["learnt"] + 1 == 9 + values["merges"] + 1
+    assert values["tokens"] * values["bytes_per_token"] == values["bytes"] == 17 * 50
+    assert [a + b for a, b in values["pairs"]] == values["pieces"][9:-1]
+    assert values["rare"] > 0 and values["rarest"]["count"] == 0
+
+
+def test_train_bpe_says_that_a_vocabulary_is_too_large(folder):
+    (folder / "dataset.txt").write_text("low lower lowest\n" * 50)
+    assert "too seldom" not in invoke("train-bpe", "--vocab-size=257")
+    assert "too seldom to learn" in invoke("train-bpe", "--vocab-size=266")
+
+
+def test_count_tokens(folder):
+    (folder / "dataset.txt").write_text("aab\n" * 10)
+    invoke("init", "--tokenizer=char", *SIZES)
+    out = invoke("count-tokens", "--limit=2").splitlines()
+    assert out[0].split() == ["20", "50.000%", "1", "|a|"] and out[1].split()[-1] == "|\\n|"
+    assert out[2] == "40 tokens, 1.00 bytes a token; 0 of 3 tokens do not occur"
+    values = json.loads(invoke("count-tokens", "--reverse", "--json"))
+    assert [(entry["piece"], entry["count"]) for entry in values["counts"]] == [
+        ("\\n", 10), ("b", 10), ("a", 20)]
+    assert (values["tokens"], values["bytes"], values["unused"]) == (40, 40, 0)
+
+
 def test_a_case_insensitive_bpe_lower_cases(folder):
     (folder / "dataset.txt").write_text("LOW Lower lowest\n" * 50)
     invoke("train-bpe", "--vocab-size=262", "--case-insensitive")

@@ -23,6 +23,7 @@ COMMANDS = {
     "info": "info",
     "loss": "loss",
     "tokenize": "tokenize",
+    "count-tokens": "count_tokens",
     "dump-tokenizer": "dump_tokenizer",
     "reset-optimizer": "reset_optimizer",
 }

@@ -56,7 +56,10 @@ def tokenizer_of(model, tokenizer_data):
     """The tokenizer of --tokenizer-data if that is given, else the model's."""
     from ..tokenizer import load_tokenizer
 
-    return load_tokenizer(tokenizer_data) if tokenizer_data else load_model(model).tokenizer
+    tokenizer = load_tokenizer(tokenizer_data) if tokenizer_data else load_model(model).tokenizer
+    if tokenizer.name == "bpe":
+        say_if_compiling("tokenizer")
+    return tokenizer
 
 
 @contextmanager
@@ -88,11 +91,20 @@ def require_absent(path, force, what):
                          "another name")
 
 
-def say_if_compiling():
-    """Numba compiles on first use, which takes a while: says so, once."""
+def say_if_compiling(what="layers"):
+    """Numba compiles on first use, which takes a while: says so, once.
+
+    what: the folder whose kernels are meant, "layers" or "tokenizer".
+    """
     from ..layers.numeric import CACHE_FOLDER
 
     if CACHE_FOLDER is None:
         say("compiling (each time: the cache folder cannot be written) ...")
-    elif not any(CACHE_FOLDER.glob("*/*.nbi")):
-        say("compiling for this machine, once: some 15 seconds ...")
+    elif not any(CACHE_FOLDER.glob(f"{what}_*/*.nbi")):
+        seconds = {"layers": 15, "tokenizer": 10}[what]
+        say(f"compiling for this machine, once: some {seconds} seconds ...")
+
+
+def printable(piece):
+    """A token's bytes for a reader: text, and escapes as in Python where it is none."""
+    return ascii(piece.decode("utf-8", "backslashreplace"))[1:-1]

@@ -11,6 +11,7 @@ from .options import (
     json_option,
     long_reading,
     model_option,
+    printable,
     say,
     tokenizer_of,
 )
@@ -47,8 +48,7 @@ def command(model, tokenizer_data, datasets, pieces, output, as_json):
     def word(id):
         if not pieces:
             return str(id)
-        # As bytes may be no text, and a newline would end the line, escapes as in Python.
-        piece = ascii(tokenizer.piece(id).decode("utf-8", "backslashreplace"))[1:-1]
+        piece = printable(tokenizer.piece(id))  # a newline, too, would end the line
         return json.dumps(piece) if as_json else piece
 
     layout = JSON if as_json else PIECES if pieces else IDS

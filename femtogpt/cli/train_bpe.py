@@ -2,20 +2,42 @@
 
 import click
 
-from .options import case_option, dataset_option, json_option, print_json, reserve_option, say
+from .options import (
+    case_option,
+    dataset_option,
+    json_option,
+    long_reading,
+    print_json,
+    printable,
+    reserve_option,
+    say,
+    say_if_compiling,
+)
+
+SPLITS = ("gpt2", "gpt4", "none")
+RARE = 20  # occurrences below which there is little to learn a token from
+SHOWN = 8  # of the last merges
 
 
 @click.command()
 @dataset_option
 @click.option("--tokenizer-data", default="tokenizer.json", show_default=True,
               help="The file to write (Hugging Face's tokenizer.json).")
-@click.option("--vocab-size", type=click.IntRange(256), default=768, show_default=True,
-              help="Tokens to learn, the 256 bytes among them.")
+@click.option("--vocab-size", type=click.IntRange(1), default=768, show_default=True,
+              help="Tokens to learn, the single bytes among them.")
+@click.option("--split", type=click.Choice(SPLITS), default="gpt2", show_default=True,
+              help="How text is cut before: as for GPT-2, for GPT-4 (cl100k), or not.")
+@click.option("--base", type=click.Choice(["all", "seen"]), default="all", show_default=True,
+              help="Which single bytes are tokens: all 256, or those the text has; then no other "
+              "can be encoded.")
+@click.option("--special-token", "special_tokens", multiple=True,
+              help="A token such as <|endoftext|>, which no text yields; may be given several "
+              "times.")
 @reserve_option
 @case_option
 @click.option("--epoch", type=int, help="For femtoGPT's sake: merges are exact, one pass does.")
 @json_option
-def command(datasets, tokenizer_data, vocab_size, reserve_tokens, case_sensitive, epoch, as_json):
+def command(datasets, tokenizer_data, vocab_size, epoch, as_json, **options):
     """Learn a byte-level BPE tokenizer from text.
 
     \b
@@ -23,26 +45,81 @@ def command(datasets, tokenizer_data, vocab_size, reserve_tokens, case_sensitive
       femtogpt train-bpe --vocab-size=1024
       femtogpt init --tokenizer=bpe
     """
+    if options["base"] == "all" and vocab_size < 256:
+        raise click.UsageError("--vocab-size must be at least 256, the single bytes, unless with "
+                               "--base seen")
     from tqdm import tqdm
 
-    from ..data import read_texts
+    from ..data import count_bytes, count_tokens, encode_texts, find_texts
     from ..tokenizer import save_tokenizer, train_bpe
 
     if epoch is not None:
         say("--epoch is not needed: the merges are exact after one pass")
-    texts = read_texts(datasets)
-    with tqdm(total=max(vocab_size - 256, 0), desc="merges", disable=None, leave=False) as bar:
-        tokenizer = train_bpe(texts, vocab_size, reserve_tokens=reserve_tokens,
-                              case_sensitive=case_sensitive,
-                              progress=lambda done, wanted: bar.update(done - bar.n))
+    texts = find_texts(datasets)
+    say_if_compiling("tokenizer")
+    with long_reading("reading") as reading, tqdm(desc="merges", disable=None, leave=False,
+                                                  delay=1) as bar:
+        def merged(done, wanted):
+            bar.total = wanted
+            bar.update(done - bar.n)
+
+        tokenizer = train_bpe(_watched(texts, reading), vocab_size, progress=merged, **options)
     save_tokenizer(tokenizer, tokenizer_data)
-    bytes_read = sum(map(len, texts))
-    tokens = sum(len(tokenizer.encode(text)) for text in texts)
+    with long_reading("tokenizing") as progress:
+        counts = count_tokens(encode_texts(tokenizer, texts, progress=progress, warn=say),
+                              tokenizer.vocab_size)
+    report = _report(tokenizer, counts, count_bytes(tokenizer, counts))
     if as_json:
-        print_json({"vocab_size": tokenizer.vocab_size, "learnt": tokenizer.num_learnt,
-                    "tokens": tokens, "bytes": bytes_read, "bytes_per_token": bytes_read / tokens})
-        return
-    click.echo(f"{tokenizer_data}: {tokenizer.vocab_size} tokens; {bytes_read} bytes of text are "
-               f"{tokens} tokens, {bytes_read / tokens:.2f} bytes a token")
-    if tokenizer.num_learnt < vocab_size:
-        click.echo(f"the text held no pair twice any more after {tokenizer.num_learnt} tokens")
+        print_json(report)
+    else:
+        _tell(report, tokenizer_data, vocab_size)
+
+
+def _watched(texts, progress):
+    """Each text's blocks; progress(bytes read, all)."""
+    done, total = 0, sum(text.size for text in texts)
+
+    def blocks(text):
+        nonlocal done
+        for block in text.blocks():
+            yield block
+            done += len(block)
+            progress(done, total)
+
+    return map(blocks, texts)
+
+
+def _report(tokenizer, counts, bytes_read):
+    """What was learnt: --json's values."""
+    data, tokens = tokenizer.data, int(counts.sum())
+    learnt = counts[[new for _, _, new in data.merges]]
+    rarest = int(learnt.argmin()) if len(learnt) else None
+    return {
+        "vocab_size": tokenizer.vocab_size, "learnt": tokenizer.num_learnt,
+        "split": data.split, "merges": len(data.merges), "tokens": tokens, "bytes": bytes_read,
+        "bytes_per_token": bytes_read / tokens,
+        "rare": int((learnt < RARE).sum()),
+        "rarest": None if rarest is None else {
+            "piece": printable(data.pieces[data.merges[rarest][2]]), "count": int(learnt[rarest])},
+        "pieces": [printable(piece) for piece in data.pieces],
+        "pairs": [[printable(data.pieces[left]), printable(data.pieces[right])]
+                  for left, right, _ in data.merges],
+    }
+
+
+def _tell(report, path, wanted):
+    """The same for a reader."""
+    merges = report["merges"]
+    click.echo(f"{path}: {report['vocab_size']} tokens, of them {merges} merges; "
+               f"{report['bytes']} bytes of text are {report['tokens']} tokens, "
+               f"{report['bytes_per_token']:.2f} bytes a token")
+    if merges:
+        last = ", ".join(f"|{left}|{right}|" for left, right in report["pairs"][-SHOWN:])
+        click.echo(f"the last merges: {last}")
+        click.echo(f"the rarest merge: |{report['rarest']['piece']}| occurs "
+                   f"{report['rarest']['count']} times in the text as it is encoded")
+    if report["learnt"] < wanted:
+        click.echo(f"the text held no pair twice any more after {report['learnt']} tokens")
+    if report["rare"] > merges / 10:
+        click.echo(f"{report['rare']} of {merges} merges occur fewer than {RARE} times, too "
+                   "seldom to learn much from: a smaller --vocab-size, or more text, is better")
