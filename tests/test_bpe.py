@@ -12,7 +12,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from femtogpt.errors import FemtoError
-from femtogpt.tokenizer import SPLITS, learning, load_tokenizer, save_tokenizer, train_bpe
+from femtogpt.tokenizer import (
+    SPLITS,
+    TRAINED_SPLITS,
+    choose_split,
+    learning,
+    load_tokenizer,
+    save_tokenizer,
+    train_bpe,
+)
 from femtogpt.tokenizer.applying import SHORT, enter_merges, merge_long, merge_short
 from femtogpt.tokenizer.characters import LETTER, NUMBER, OTHER, SPACE, classes
 from femtogpt.tokenizer.cutting import split_chunks
@@ -107,8 +115,12 @@ def laid_out(chunks):
     return np.array(token, np.int32), np.array(weights, np.int64)
 
 
+def ones(count):
+    return np.ones(count, np.int64)
+
+
 def learnt(chunks, num_merges):
-    return list(map(tuple, learn_merges(*laid_out(chunks), 256, num_merges).tolist()))
+    return list(map(tuple, learn_merges(*laid_out(chunks), ones(256), num_merges).tolist()))
 
 
 @settings(max_examples=400, deadline=None)
@@ -124,7 +136,7 @@ def test_learning_with_no_room_to_spare(monkeypatch):
     chunks = [*random_words(400), bytes([0, 0, 0, 1] * 40)]
     told = []
     token, weights = laid_out(Counter(chunks))
-    merges = learn_merges(token, weights, 8, 150, lambda *call: told.append(call))
+    merges = learn_merges(token, weights, ones(8), 150, lambda *call: told.append(call))
     assert list(map(tuple, merges.tolist())) == naive_learn(chunks, 150, 8)
     assert len(told) >= 150 and told[-1] == (150, 150) and sorted(told) == told
 
@@ -207,6 +219,36 @@ def test_texts_in_blocks_are_learnt_from_as_if_whole(split):
     whole = train_bpe([TEXT, b"abab"], 330, split=split)
     blocks = [(TEXT[i : i + 7] for i in range(0, len(TEXT), 7)), iter([b"a", b"ba", b"b"])]
     assert train_bpe(blocks, 330, split=split).to_json() == whole.to_json()
+
+
+def test_super_learns_within_words_first_then_across():
+    parts = [TEXT, TEXT[:200], b"of the " * 50]
+    tokenizer = train_bpe(parts, 356, split="super")
+    within = naive_learn([c for part in parts for c in split_chunks(part, "gpt2")], 50)
+    assert merges_of(tokenizer)[:50] == within
+    ranks = {pair: (n, 256 + n) for n, pair in enumerate(within)}
+    words, merges = [naive_apply(part, ranks) for part in parts], list(within)
+    while len(merges) < 100:
+        counts = Counter(pair for word in words for pair in pairwise(word))
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        words = [joined(word, best, 256 + len(merges)) for word in words]
+        merges.append(best)
+    assert merges_of(tokenizer) == merges
+    assert tokenizer.data.split == "none"
+    assert any(b"f t" in piece for piece in tokenizer.data.pieces)  # across words
+    # Encoding is the merges in order, as every reader of the file does it.
+    assert [tokenizer.encode(part).tolist() for part in parts] == words
+
+
+def test_the_split_is_chosen_by_the_tokens_it_makes():
+    words = b" ".join(random.Random(1).choices([b"one", b"two", b"three"], k=500))
+    split, found = choose_split([words], 290)
+    assert set(found) == set(TRAINED_SPLITS)
+    for name, value in found.items():
+        tokenizer = train_bpe([words], 290, split=name)
+        assert value == pytest.approx(len(words) / len(tokenizer.encode(words)))
+    assert split in ("super", "none") and found[split] >= 0.99 * max(found.values())
+    assert choose_split([b"a a a a"], 256)[0] == "gpt2"  # all the same
 
 
 def test_the_base_may_be_the_bytes_that_occur():

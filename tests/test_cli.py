@@ -513,6 +513,15 @@ def test_train_bpe_tells_what_it_learnt(folder):
     assert values["rare"] > 0 and values["rarest"]["count"] == 0
 
 
+def test_train_bpe_chooses_the_split(folder):
+    (folder / "dataset.txt").write_text("low lower lowest\n" * 50)
+    result = invoke_both("train-bpe", "--vocab-size=290", "--split=auto", "--json")
+    split = json.loads(result.stdout)["split"]
+    assert "--split auto: " in result.stderr and "gpt2 " in result.stderr
+    if split == "none":
+        assert "llama.cpp" in invoke("train-bpe", "--vocab-size=290", "--split=none")
+
+
 def test_train_bpe_says_that_a_vocabulary_is_too_large(folder):
     (folder / "dataset.txt").write_text("low lower lowest\n" * 50)
     assert "too seldom" not in invoke("train-bpe", "--vocab-size=257")

@@ -14,7 +14,8 @@ from .options import (
     say_if_compiling,
 )
 
-SPLITS = ("gpt2", "gpt4", "none")
+SPLITS = ("gpt2", "gpt4", "super", "none", "auto")
+SAMPLE = 4_000_000  # bytes of text that --split auto looks at
 RARE = 20  # occurrences below which there is little to learn a token from
 SHOWN = 8  # of the last merges
 
@@ -26,7 +27,8 @@ SHOWN = 8  # of the last merges
 @click.option("--vocab-size", type=click.IntRange(1), default=768, show_default=True,
               help="Tokens to learn, the single bytes among them.")
 @click.option("--split", type=click.Choice(SPLITS), default="gpt2", show_default=True,
-              help="How text is cut before: as for GPT-2, for GPT-4 (cl100k), or not.")
+              help="How text is cut before: as for GPT-2, for GPT-4 (cl100k), for half of the "
+              "merges (as SuperBPE), or not; auto tries all and takes the fewest tokens.")
 @click.option("--base", type=click.Choice(["all", "seen"]), default="all", show_default=True,
               help="Which single bytes are tokens: all 256, or those the text has; then no other "
               "can be encoded.")
@@ -57,6 +59,8 @@ def command(datasets, tokenizer_data, vocab_size, epoch, as_json, **options):
         say("--epoch is not needed: the merges are exact after one pass")
     texts = find_texts(datasets)
     say_if_compiling("tokenizer")
+    if options["split"] == "auto":
+        options["split"] = _choose_split(texts, vocab_size, options)
     with long_reading("reading") as reading, tqdm(desc="merges", disable=None, leave=False,
                                                   delay=1) as bar:
         def merged(done, wanted):
@@ -73,6 +77,25 @@ def command(datasets, tokenizer_data, vocab_size, epoch, as_json, **options):
         print_json(report)
     else:
         _tell(report, tokenizer_data, vocab_size)
+
+
+def _choose_split(texts, vocab_size, options):
+    """What --split auto stands for, with its reasons."""
+    from ..tokenizer import choose_split
+
+    sample, left = [], SAMPLE
+    for text in texts:
+        for block in text.blocks():
+            sample.append(block[:left])
+            left -= len(sample[-1])
+            if not left:
+                break
+    options = {name: options[name] for name in ("base", "case_sensitive")}
+    split, found = choose_split([b"".join(sample)], vocab_size, **options)
+    values = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+    say(f"--split auto: {split}; bytes a token in the first {(SAMPLE - left) / 1e6:.1f} MB: "
+        f"{values} (within 1% the first counts: it encodes faster, and more programs can do it)")
+    return split
 
 
 def _watched(texts, progress):
@@ -118,6 +141,9 @@ def _tell(report, path, wanted):
         click.echo(f"the last merges: {last}")
         click.echo(f"the rarest merge: |{report['rarest']['piece']}| occurs "
                    f"{report['rarest']['count']} times in the text as it is encoded")
+    if report["split"] == "none":
+        click.echo("merges may cross words: what reads tokenizer.json reads this too, but not a "
+                   "program that always cuts text first, such as llama.cpp")
     if report["learnt"] < wanted:
         click.echo(f"the text held no pair twice any more after {report['learnt']} tokens")
     if report["rare"] > merges / 10:

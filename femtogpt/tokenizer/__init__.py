@@ -16,11 +16,12 @@ from femtogpt.tokenizer.char import CharTokenizer, train_char
 from femtogpt.tokenizer.pieces import PiecesTokenizer
 from femtogpt.tokenizer.protocol import Tokenizer
 from femtogpt.tokenizer.split import SPLITS
-from femtogpt.tokenizer.training import BASES, train_bpe
+from femtogpt.tokenizer.training import BASES, TRAINED_SPLITS, choose_split, train_bpe
 
 __all__ = [
     "BASES",
     "SPLITS",
+    "TRAINED_SPLITS",
     "AsciiTokenizer",
     "BPETokenizer",
     "ByteTokenizer",
@@ -29,6 +30,7 @@ __all__ = [
     "PiecesTokenizer",
     "ReservedTokenizer",
     "Tokenizer",
+    "choose_split",
     "load_tokenizer",
     "save_tokenizer",
     "tokenizer_from_json",

@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from femtogpt.layers.numeric import kernel
-from femtogpt.tokenizer.chunks import Chunks, slot_of
+from femtogpt.tokenizer.chunks import Chunks
 from femtogpt.tokenizer.cutting import chunk_ends
 from femtogpt.tokenizer.formats import BPEData
+from femtogpt.tokenizer.hashing import pair_key, slot_of
 from femtogpt.tokenizer.tokens import END, before, join
 
 SHORT = 64  # bytes of a chunk in which looking at all pairs again is quickest
@@ -19,32 +20,19 @@ KEPT_BYTES = 1 << 25  # of chunks whose tokens are kept for the next text
 
 
 @kernel
-def pair_key(left, right):
-    """A number, never 0, that is a pair's alone."""
-    return (np.uint64(left) << np.uint64(32) | np.uint64(right)) + np.uint64(1)
-
-
-@kernel
 def enter_merges(merges, keys, ranks):
-    """Fills a hash table, keys and ranks (2**k,), zeros, with merges (n, 3)."""
+    """Fills a hash table, keys, zeros, and ranks, (2**k,), with merges (n, 3)."""
     for rank in range(len(merges)):
         key = pair_key(merges[rank, 0], merges[rank, 1])
-        slot = slot_of(key, len(keys))
-        while keys[slot] != 0:
-            slot = (slot + np.uint64(1)) & np.uint64(len(keys) - 1)
+        slot = slot_of(key, keys)
         keys[slot], ranks[slot] = key, rank
 
 
 @kernel
 def rank_of(left, right, keys, ranks):
     """When (left, right) is merged, or NEVER."""
-    key = pair_key(left, right)
-    slot = slot_of(key, len(keys))
-    while keys[slot] != 0:
-        if keys[slot] == key:
-            return np.int64(ranks[slot])
-        slot = (slot + np.uint64(1)) & np.uint64(len(keys) - 1)
-    return NEVER
+    slot = slot_of(pair_key(left, right), keys)
+    return np.int64(ranks[slot]) if keys[slot] != 0 else NEVER
 
 
 @kernel

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from femtogpt.layers.numeric import kernel
+from femtogpt.tokenizer.hashing import MULTIPLIER, slot_of
 
 LONGEST_PACKED = 7  # bytes of a chunk that are its own key
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: Knuth's multiplicative hash
+LONG = np.uint64(0xFF << 56)  # in the key of a longer one
 
 
 @kernel
@@ -30,14 +31,7 @@ def key_of(words, begin, end):
         key = (key ^ bytes_at(words, begin, min(8, end - begin))) * MULTIPLIER
         key ^= key >> np.uint64(29)
         begin += 8
-    return key | np.uint64(0xFF) << np.uint64(56)
-
-
-@kernel
-def slot_of(key, size):
-    """Where the search for a key begins in a hash table of size 2**k."""
-    mixed = key * MULTIPLIER
-    return (mixed ^ mixed >> np.uint64(32)) & np.uint64(size - 1)
+    return key | LONG
 
 
 @kernel
@@ -54,37 +48,34 @@ def number_chunks(data, words, ends, first, keys, numbers, store, starts, count,
     """Numbers the chunks of data from the first-th on, and stores those not met before.
 
     words: data as numbers of 8 bytes, with one more. ends, out: where each chunk ends, and
-    its number. keys, numbers: (2**k,) a hash table with open addressing: a chunk's key_of
-    and number, -1 where free. store, starts: chunk c is store[starts[c]:starts[c + 1]],
-    for c < count. Returns (chunks done, count); done is less than all where the table or
-    the store must grow first.
+    its number. keys, numbers: (2**k,) a hash table of key_of and number. store, starts:
+    chunk c is store[starts[c]:starts[c + 1]], for c < count. Returns (chunks done, count);
+    done is less than all where the table or the store must grow first.
     """
-    mask, i = np.uint64(len(keys) - 1), ends[first - 1] if first else 0
+    i = ends[first - 1] if first else 0
     for c in range(first, len(ends)):
         end = ends[c]
         length = end - i
         if 2 * count >= len(keys) or starts[count] + length > len(store):
             return c, count
         key = key_of(words, i, end)
-        slot = slot_of(key, len(keys))
         while True:
-            number = numbers[slot]
-            if number < 0:
-                number = count
-                keys[slot], numbers[slot] = key, number
+            slot = slot_of(key, keys)
+            if keys[slot] == 0:
+                keys[slot], numbers[slot] = key, count
                 start = starts[count]
                 store[start : start + length] = data[i:end]
                 count += 1
                 starts[count] = start + length
                 break
-            if keys[slot] == key:
-                start = starts[number]
-                if length <= LONGEST_PACKED or (
-                        starts[number + 1] - start == length
-                        and same(data, i, store, start, length)):
-                    break
-            slot = (slot + np.uint64(1)) & mask
-        out[c] = number
+            if length <= LONGEST_PACKED:
+                break
+            start = starts[numbers[slot]]
+            if (starts[numbers[slot] + 1] - start == length
+                    and same(data, i, store, start, length)):
+                break
+            key = (key + np.uint64(1)) | LONG  # another chunk has this key
+        out[c] = numbers[slot]
         i = end
     return len(ends), count
 
@@ -101,7 +92,7 @@ class Chunks:
     def clear(self) -> None:
         """Forgets all chunks."""
         self.count = 0
-        self._keys, self._numbers = np.zeros(1 << 14, np.uint64), np.full(1 << 14, -1, np.int32)
+        self._keys, self._numbers = np.zeros(1 << 14, np.uint64), np.empty(1 << 14, np.int32)
         self.store, self.starts = np.empty(1 << 16, np.uint8), np.zeros((1 << 13) + 1, np.int64)
 
     def number(self, data: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -120,12 +111,11 @@ class Chunks:
         """Makes room for a chunk of that length: doubles whichever of the two is too small."""
         used = int(self.starts[self.count])
         if 2 * self.count >= len(self._keys):
-            old, taken = self._numbers, self._numbers >= 0
-            keys = self._keys[taken]
-            self._keys = np.zeros(2 * len(old), np.uint64)
-            self._numbers = np.full(2 * len(old), -1, np.int32)
-            rehash(keys, old[taken], self._keys, self._numbers)
-            self.starts = np.resize(self.starts, len(old) + 1)
+            keys, numbers = self._keys, self._numbers
+            self._keys = np.zeros(2 * len(keys), np.uint64)
+            self._numbers = np.empty(2 * len(keys), np.int32)
+            rehash(keys, numbers, self._keys, self._numbers)
+            self.starts = np.resize(self.starts, len(keys) + 1)
         else:
             store = np.empty(max(2 * len(self.store), used + length), np.uint8)
             store[:used] = self.store[:used]
@@ -135,9 +125,7 @@ class Chunks:
 @kernel
 def rehash(keys, numbers, new_keys, new_numbers):
     """Puts the entries of one hash table into another, which is empty."""
-    mask = np.uint64(len(new_keys) - 1)
     for k in range(len(keys)):
-        slot = slot_of(keys[k], len(new_keys))
-        while new_numbers[slot] >= 0:
-            slot = (slot + np.uint64(1)) & mask
-        new_keys[slot], new_numbers[slot] = keys[k], numbers[k]
+        if keys[k] != 0:
+            slot = slot_of(keys[k], new_keys)
+            new_keys[slot], new_numbers[slot] = keys[k], numbers[k]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from femtogpt.layers.numeric import kernel
+from femtogpt.tokenizer.hashing import pair_key, slot_of
 from femtogpt.tokenizer.tokens import END, before, join
 
 # A pair of neighbours: how often it occurred when last counted, its ids, and where it is
@@ -93,36 +94,55 @@ def join_all(token, lengths, pair, places, new):
 
 
 @kernel
-def count_bytes(token, weights, stride, ids):
-    """How often each pair of single bytes occurs, and at how many places: (ids * ids,) each."""
-    count, number = np.zeros(ids * ids, np.int64), np.zeros(ids * ids, np.int64)
-    for i in range(1, len(token) - 1):
-        if token[i] != END and token[i + 1] != END:
-            pair = token[i] * np.int64(ids) + token[i + 1]
-            count[pair] += weights[i * stride]
-            number[pair] += 1
-    return count, number
+def count_pairs(token, weights, stride, lengths, keys, count, number):
+    """Enters each pair of neighbours, how often it occurs, and at how many places.
+
+    keys, zeros, count, number: (2**k,), a hash table. Returns how many pairs there are, or
+    -1 where the table is too small.
+    """
+    i, pairs = 1, 0
+    while i < len(token) - 1:
+        j = i + (lengths[token[i]] if token[i] != END else 1)
+        if token[i] != END and token[j] != END:
+            key = pair_key(token[i], token[j])
+            slot = slot_of(key, keys)
+            if keys[slot] == 0:
+                if 2 * pairs >= len(keys):
+                    return -1
+                keys[slot], count[slot], number[slot] = key, 0, 0
+                pairs += 1
+            count[slot] += weights[i * stride]
+            number[slot] += 1
+        i = j
+    return pairs
 
 
 @kernel
-def note_bytes(token, ids, count, number, heap, places):
-    """Notes the pairs of single bytes that occur twice; returns (pairs, places in use)."""
+def note_pairs(token, lengths, keys, count, number, heap, places):
+    """Notes the pairs that occur twice; returns (how many, places in use)."""
     size = used = 0
-    for pair in range(ids * ids):
-        if count[pair] < 2:
-            number[pair] = -1
+    for slot in range(len(keys)):
+        if keys[slot] == 0:
             continue
-        heap[size].count, heap[size].left, heap[size].right = count[pair], pair // ids, pair % ids
-        heap[size].begin, heap[size].size = used, number[pair]
+        if count[slot] < 2:
+            number[slot] = -1
+            continue
+        pair = heap[size]
+        pair.left = np.int64((keys[slot] - np.uint64(1)) >> np.uint64(32))
+        pair.right = np.int64((keys[slot] - np.uint64(1)) & np.uint64(0xFFFFFFFF))
+        pair.count, pair.begin, pair.size = count[slot], used, number[slot]
         push(heap, size)
         size += 1
-        used, number[pair] = used + number[pair], used
-    for i in range(1, len(token) - 1):
-        if token[i] != END and token[i + 1] != END:
-            pair = token[i] * np.int64(ids) + token[i + 1]
-            if number[pair] >= 0:
-                places[number[pair]] = i
-                number[pair] += 1
+        used, number[slot] = used + number[slot], used
+    i = 1
+    while i < len(token) - 1:
+        j = i + (lengths[token[i]] if token[i] != END else 1)
+        if token[i] != END and token[j] != END:
+            slot = slot_of(pair_key(token[i], token[j]), keys)
+            if number[slot] >= 0:
+                places[number[slot]] = i
+                number[slot] += 1
+        i = j
     return size, used
 
 
@@ -229,24 +249,34 @@ def close_gaps(token, weights, stride, lengths, heap, order, places):
 def learn_merges(
     token: np.ndarray,
     weights: np.ndarray,
-    base: int,
+    lengths: np.ndarray,
     num_merges: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """At most `num_merges` pairs of ids, in the order learnt: (n, 2); merge k makes id base + k.
+    """At most `num_merges` pairs of ids, in the order learnt: (n, 2).
 
-    token: (n,) int32, a text of single bytes with ids < base, as in tokens.py; it is worked
-    in. weights: (n,) int64, how often what stands there occurs, or (1,) for all the same.
+    Merge k makes id len(lengths) + k. token: (n,) int32, a text as in tokens.py, which is
+    worked in. weights: (n,), how often what stands there occurs, or (1,) for all the same.
+    lengths: bytes of each token in it.
     In `aaa` the pair `aa` counts twice, but merging, from the left, joins it once.
     progress is called now and then with the number of merges made and wanted.
     """
-    stride = int(len(weights) > 1)
-    count, number = count_bytes(token, weights, stride, base)
-    room = int(number[count >= 2].sum())
+    stride, base = int(len(weights) > 1), len(lengths)
+    lengths = np.concatenate([lengths, np.ones(num_merges, np.int64)])
+    slots = 1 << 13
+    while True:
+        keys, count = np.zeros(slots, np.uint64), np.empty(slots, np.int64)
+        number = np.empty(slots, np.int64)
+        found = count_pairs(token, weights, stride, lengths, keys, count, number)
+        if found >= 0:
+            break
+        slots *= 4
+    room = int(number[(keys != 0) & (count >= 2)].sum())
     places = np.empty(room + max(room // 16, ROOM), np.int32)
-    heap = np.recarray(base * base + ROOM, PAIR)
-    size, used = note_bytes(token, base, count, number, heap, places)
-    lengths, merges = np.ones(base + num_merges, np.int64), np.empty((num_merges, 2), np.int64)
+    heap = np.recarray(found + ROOM, PAIR)
+    size, used = note_pairs(token, lengths, keys, count, number, heap, places)
+    del keys, count, number
+    merges = np.empty((num_merges, 2), np.int64)
     state = np.array([size, used, 0])
     while True:
         why = learn(token, weights, stride, lengths, heap, places, state, merges, base,

@@ -49,6 +49,18 @@ def lay_out(store, starts, ids, counts, token, weights):
 
 
 @kernel
+def lay_out_tokens(ids, lengths, token):
+    """Writes tokens that stand already, of `lengths` bytes each, to token: (bytes,)."""
+    i = 0
+    for id in ids:
+        end = i + lengths[id]
+        token[i + 1 : end] = END
+        token[end - 1] = i - end
+        token[i] = id
+        i = end
+
+
+@kernel
 def join_pieces(ids, store, starts, out):
     """Writes the bytes of tokens one after the other. Piece p is store[starts[p]:starts[p + 1]]."""
     to = 0

@@ -10,10 +10,13 @@ from femtogpt.errors import FemtoError
 from femtogpt.tokenizer.bpe import BPETokenizer
 from femtogpt.tokenizer.formats import BPEData
 from femtogpt.tokenizer.protocol import as_bytes
-from femtogpt.tokenizer.split import check_split
 from femtogpt.tokenizer.stream import between_chunks, lowered, recut
 
 BASES = ("all", "seen")
+# 'super': half of the merges within the chunks of GPT-2's, then half across them (Liu et al.
+# 2025, SuperBPE). Its file has no pre-split: it is merges alone, in order.
+TRAINED_SPLITS = ("gpt2", "gpt4", "super", "none")
+FIRST_SPLIT = {"super": "gpt2"}
 
 
 def train_bpe(
@@ -29,6 +32,7 @@ def train_bpe(
 ) -> BPETokenizer:
     """Learn `vocab_size` tokens from `texts`, each a whole or in blocks: bytes and merges.
 
+    split: one of TRAINED_SPLITS, between which no merge goes (see split.py, and there).
     The first tokens are all 256 bytes, or with base 'seen' those that occur in `texts`
     (a text with another byte can't be encoded then). Each merge joins the pair of
     neighbours that occurs most often (in a tie that of the smallest left id, then right
@@ -37,12 +41,12 @@ def train_bpe(
     later use. Special tokens' letters in `texts` are learnt from like any others.
     `progress` is called now and then with the number of merges made and wanted.
 
-    Memory: the distinct chunks, whatever the size of the texts; with split 'none' 9 bytes
-    a byte of text. Raises FemtoError for sizes that cannot be and for no text.
+    Memory: the distinct chunks, whatever the size of the texts; without chunks ('none',
+    'super') up to 9 bytes a byte of text. Raises FemtoError for sizes that cannot be and
+    for no text.
     """
-    from femtogpt.tokenizer.learning import learn_merges  # numba, which takes a while
-
-    check_split(split)
+    if split not in TRAINED_SPLITS:
+        raise FemtoError(f"unknown pre-split {split!r}; choose one of {', '.join(TRAINED_SPLITS)}")
     if base not in BASES:
         raise FemtoError(f"--base must be one of {', '.join(BASES)}, not {base!r}")
     if reserve_tokens < 0:
@@ -51,25 +55,64 @@ def train_bpe(
         raise FemtoError(f"--vocab-size must be at least 256 (the bytes), not {vocab_size}")
     names = [*special_tokens, *(f"<|reserved_{i}|>" for i in range(reserve_tokens))]
     _check_names(names)
-    store, starts, counts = _distinct_chunks(map(_blocks, texts), split, case_sensitive)
+    texts = map(_blocks, texts)
+    if not case_sensitive:
+        texts = map(lowered, texts)
+    if split == "super":
+        texts = [b"".join(text) for text in texts]  # they are needed twice
+    store, starts, counts = _distinct_chunks(map(_blocks, texts), FIRST_SPLIT.get(split, split))
     if len(store) == 0:
         raise FemtoError("there is no text to learn tokens from; give a --dataset that has some")
     seen = np.bincount(store, minlength=256) > 0
     base_bytes = np.flatnonzero(seen | (base == "all"))
-    if vocab_size < len(base_bytes):
-        raise FemtoError(f"--vocab-size must be at least {len(base_bytes)} (the bytes in the "
-                         f"text), not {vocab_size}")
+    pieces, merges = [bytes([byte]) for byte in base_bytes.tolist()], []
+    if vocab_size < len(pieces):
+        raise FemtoError(f"--vocab-size must be at least {len(pieces)} (the bytes in the text), "
+                         f"not {vocab_size}")
+    wanted = vocab_size - len(pieces)
     token, weights = _laid_out(store, starts, counts, base_bytes)
     del store, starts, counts
-    pieces = [bytes([byte]) for byte in base_bytes.tolist()]
-    merges = []
-    for left, right in learn_merges(token, weights, len(pieces), vocab_size - len(pieces),
-                                    progress).tolist():
-        merges.append((left, right, len(pieces)))
-        pieces.append(pieces[left] + pieces[right])
+    within = (wanted + 1) // 2 if split == "super" else wanted
+    _learn(token, weights, pieces, merges, within, wanted, progress)
+    if split == "super":
+        first = BPETokenizer(BPEData(pieces[:], merges[:], {}, "none", True))
+        token, weights = _tokens_of(first, texts), np.ones(1, np.int32)
+        _learn(token, weights, pieces, merges, wanted - len(merges), wanted, progress)
     special = {name: len(pieces) + i for i, name in enumerate(names)}
     pieces += [name.encode() for name in names]
-    return BPETokenizer(BPEData(pieces, merges, special, split, case_sensitive))
+    file_split = "none" if split == "super" else split
+    return BPETokenizer(BPEData(pieces, merges, special, file_split, case_sensitive))
+
+
+def _learn(token, weights, pieces, merges, count, wanted, progress):
+    """Adds up to `count` merges, and their pieces, that token teaches."""
+    from femtogpt.tokenizer.learning import learn_merges  # numba, which takes a while
+
+    before, told = len(merges), None
+    if progress is not None:
+        def told(done, _):
+            progress(before + done, wanted)
+    lengths = np.array([len(piece) for piece in pieces], np.int64)
+    for left, right in learn_merges(token, weights, lengths, count, told).tolist():
+        merges.append((left, right, len(pieces)))
+        pieces.append(pieces[left] + pieces[right])
+
+
+def choose_split(
+    texts: Iterable[str | bytes], vocab_size: int, **options
+) -> tuple[str, dict[str, float]]:
+    """The split with which `texts` are the fewest tokens: its name, and all bytes a token.
+
+    A split that makes at most a hundredth more tokens is preferred if it comes earlier in
+    TRAINED_SPLITS: it encodes faster, and more programs can do it. options: of train_bpe.
+    """
+    texts = [as_bytes(text) for text in texts]
+    size, found = sum(map(len, texts)), {}
+    for split in TRAINED_SPLITS:
+        tokenizer = train_bpe(texts, vocab_size, split=split, **options)
+        found[split] = size / max(1, sum(len(tokenizer.encode(text)) for text in texts))
+    best = max(found.values())
+    return next(split for split, value in found.items() if value >= 0.99 * best), found
 
 
 def _check_names(names):
@@ -86,13 +129,11 @@ def _blocks(text: str | bytes | Iterable[bytes]) -> Iterable[bytes]:
     return [as_bytes(text)] if isinstance(text, str | bytes) else text
 
 
-def _distinct_chunks(texts, split, case_sensitive):
+def _distinct_chunks(texts, split):
     """Chunk c is store[starts[c]:starts[c + 1]] and occurs counts[c] times."""
     from femtogpt.tokenizer.chunks import Chunks
     from femtogpt.tokenizer.cutting import chunk_ends
 
-    if not case_sensitive:
-        texts = map(lowered, texts)
     if split == "none":
         store, starts = bytearray(), [0]
         for text in texts:
@@ -122,3 +163,16 @@ def _laid_out(store, starts, counts, base_bytes):
     weights = np.empty(len(token) if len(counts) > 1 else 1, narrow)
     lay_out(store, starts, ids, counts, token, weights)
     return token, weights
+
+
+def _tokens_of(tokenizer, texts):
+    """`texts` as tokens for learn_merges, END around each."""
+    from femtogpt.tokenizer.tokens import END, lay_out_tokens
+
+    lengths = np.array([len(piece) for piece in tokenizer.data.pieces], np.int64)
+    token = np.full(sum(map(len, texts)) + len(texts) + 1, END, np.int32)
+    place = 1
+    for text in texts:
+        lay_out_tokens(tokenizer.encode(text), lengths, token[place : place + len(text)])
+        place += len(text) + 1
+    return token

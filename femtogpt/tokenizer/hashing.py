@@ -1,0 +1,26 @@
+"""Hash tables with open addressing in plain arrays of 2**k keys, 0 where free."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from femtogpt.layers.numeric import kernel
+
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: Knuth's multiplicative hash
+
+
+@kernel
+def slot_of(key, keys):
+    """Where `key`, not 0, is in `keys`, (2**k,) uint64, or where it goes; one must be free."""
+    mask = np.uint64(len(keys) - 1)
+    mixed = key * MULTIPLIER
+    slot = (mixed ^ mixed >> np.uint64(32)) & mask
+    while keys[slot] != key and keys[slot] != 0:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
+
+
+@kernel
+def pair_key(left, right):
+    """A key that a pair of ids has alone."""
+    return (np.uint64(left) << np.uint64(32) | np.uint64(right)) + np.uint64(1)
