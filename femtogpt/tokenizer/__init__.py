@@ -7,15 +7,17 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from femtogpt.errors import FemtoError
+from femtogpt.errors import FemtoError, short
 from femtogpt.tokenizer.adapted import LowercaseTokenizer, ReservedTokenizer
 from femtogpt.tokenizer.ascii import AsciiTokenizer
 from femtogpt.tokenizer.bpe import BPETokenizer
 from femtogpt.tokenizer.byte import ByteTokenizer
 from femtogpt.tokenizer.char import CharTokenizer, train_char
+from femtogpt.tokenizer.formats import bytes_without_token
 from femtogpt.tokenizer.pieces import PiecesTokenizer
 from femtogpt.tokenizer.protocol import Tokenizer
 from femtogpt.tokenizer.split import SPLITS
+from femtogpt.tokenizer.tiktoken_file import to_tiktoken
 from femtogpt.tokenizer.training import BASES, TRAINED_SPLITS, choose_split, train_bpe
 
 __all__ = [
@@ -43,17 +45,29 @@ _KINDS = {
     for cls in (ByteTokenizer, AsciiTokenizer, CharTokenizer, BPETokenizer, PiecesTokenizer)
 }
 
+# Larger than any tokenizer that is used, and small enough to parse whatever it holds.
+LARGEST_FILE = 64 << 20  # bytes
+MOST_CHANGES = 16  # lower-casing and reserving, one around the other; each is a call deeper
 
-def tokenizer_from_json(obj: dict) -> Tokenizer:
+
+def tokenizer_from_json(obj: object) -> Tokenizer:
     """The tokenizer whose `to_json` gave `obj`. Raises FemtoError if it is damaged."""
+    changes = []
+    while isinstance(obj, dict) and obj.get("kind") in ("lowercase", "reserved"):
+        changes.append(obj)
+        obj = obj.get("inner")
+        if len(changes) > MOST_CHANGES:
+            raise FemtoError(f"a tokenizer may be changed {MOST_CHANGES} times, not more")
     kind = obj.get("kind") if isinstance(obj, dict) else None
-    if kind == "lowercase":
-        return LowercaseTokenizer(tokenizer_from_json(obj.get("inner")))
-    if kind == "reserved":
-        return ReservedTokenizer(tokenizer_from_json(obj.get("inner")), obj.get("count"))
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise FemtoError(f"unknown kind of tokenizer {kind!r}; known are {', '.join(_KINDS)}")
-    return _KINDS[kind].from_json(obj)
+        raise FemtoError(f"unknown kind of tokenizer {short(kind)}; known are {', '.join(_KINDS)}")
+    tokenizer = _KINDS[kind].from_json(obj)
+    for change in reversed(changes):
+        if change["kind"] == "lowercase":
+            tokenizer = LowercaseTokenizer(tokenizer)
+        else:
+            tokenizer = ReservedTokenizer(tokenizer, change.get("count"))
+    return tokenizer
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
@@ -61,14 +75,19 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
 
     Those are a byte-level BPE `tokenizer.json` of Hugging Face, a JSON array of strings
     (id = place) and femtoGPT's JSON object of id -> list of bytes. Raises FemtoError,
-    which names the file, if it cannot be read or is none of these.
+    which names the file, if it cannot be read, is none of these or is above LARGEST_FILE.
     """
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_FILE + 1)  # a device's size is not known before
     except OSError as error:
         raise FemtoError(
             f"{path}: cannot read the tokenizer ({error.strerror}); check --tokenizer-data"
         ) from None
+    if len(content) > LARGEST_FILE:
+        raise FemtoError(
+            f"{path}: above {LARGEST_FILE >> 20} MiB, which no tokenizer is; check --tokenizer-data"
+        )
     try:
         obj = json.loads(content, object_pairs_hook=_without_duplicates)
     except FemtoError as error:
@@ -76,7 +95,8 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     except (ValueError, RecursionError):
         raise FemtoError(
             f"{path}: not a JSON file; --tokenizer-data takes what train-bpe writes, "
-            "Hugging Face's tokenizer.json, or a JSON array of strings"
+            "Hugging Face's tokenizer.json, or a JSON array of strings (.tiktoken files cannot "
+            "be read: they do not say how text is cut)"
         ) from None
     try:
         return _from_parsed(obj)
@@ -89,7 +109,7 @@ def _without_duplicates(items: list[tuple[str, object]]) -> dict:
     obj = dict(items)
     if len(obj) < len(items):
         key = Counter(key for key, _ in items).most_common(1)[0][0]
-        raise FemtoError(f"the key {key!r} occurs twice in one object; keep one of them")
+        raise FemtoError(f"the key {short(key)} occurs twice in one object; keep one of them")
     return obj
 
 
@@ -109,19 +129,24 @@ def _from_parsed(obj: object) -> Tokenizer:
     )
 
 
-def save_tokenizer(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
-    """Write `tokenizer` where `load_tokenizer` can read it; an old file goes all or not.
+def save_tokenizer(tokenizer: Tokenizer, path: str | os.PathLike) -> list[str]:
+    """Write `tokenizer` to `path`; an old file goes all or not. What to tell the user of it.
 
-    BPE is written as Hugging Face's `tokenizer.json`, the others as their `to_json`.
-    Raises FemtoError if `path` cannot be written.
+    A name that ends with .tiktoken gets that format, if it can express the tokenizer.
+    Otherwise BPE is written as Hugging Face's `tokenizer.json`, the others as their
+    `to_json`, and `load_tokenizer` can read it. Returns a sentence for each thing that
+    the file does not hold or that other programs take otherwise. Raises FemtoError if
+    `path` cannot be written, or the tokenizer not in its format.
     """
-    bpe = isinstance(tokenizer, BPETokenizer)
-    obj = tokenizer.to_huggingface() if bpe else tokenizer.to_json()
+    try:
+        content, notes = _file_of(tokenizer, Path(path).suffix)
+    except FemtoError as error:
+        raise FemtoError(f"{path}: {error}") from None
     beside = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
     try:
         try:
-            with open(beside, "w", encoding="utf-8") as file:
-                json.dump(obj, file, ensure_ascii=False, indent=1 if bpe else None)
+            with open(beside, "w", encoding="utf-8", newline="\n") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
@@ -131,3 +156,25 @@ def save_tokenizer(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
         raise FemtoError(
             f"{path}: cannot write the tokenizer ({error.strerror}); choose another place"
         ) from None
+    return notes
+
+
+def _file_of(tokenizer: Tokenizer, suffix: str) -> tuple[str, list[str]]:
+    """A tokenizer file's content, and the notes on it."""
+    bpe = isinstance(tokenizer, BPETokenizer)
+    if suffix == ".tiktoken":
+        if not bpe:
+            raise FemtoError(
+                "a .tiktoken file holds byte-level BPE alone, with nothing lower-cased or reserved "
+                "afterwards; write a .json file instead"
+            )
+        return to_tiktoken(tokenizer)
+    if not bpe:
+        return json.dumps(tokenizer.to_json(), ensure_ascii=False), [
+            "the file is femtogpt's own; other programs do not read it"
+        ]
+    missing = len(bytes_without_token(tokenizer.data))
+    return json.dumps(tokenizer.to_huggingface(), ensure_ascii=False, indent=1), [
+        f"{missing} bytes have no token: femtogpt refuses a text that has one of them, other "
+        "programs drop it without a word"
+    ] * (missing > 0)

@@ -1,6 +1,6 @@
 """Two small changes to any tokenizer: lower-casing its text, and reserving unused ids."""
 
-from ..errors import FemtoError
+from ..errors import FemtoError, short
 from .protocol import as_bytes, check_ids, pack_ids
 from .split import lower
 from .stream import lowered
@@ -32,8 +32,8 @@ class ReservedTokenizer:
     """A tokenizer with `count` ids more, `<|reserved_0|>` and on, that no text yields."""
 
     def __init__(self, inner, count):
-        if not isinstance(count, int) or not 1 <= count <= 2**20:
-            raise FemtoError(f"--reserve-tokens must be from 0 to {2**20}, not {count}")
+        if type(count) is not int or not 1 <= count <= 2**20:
+            raise FemtoError(f"--reserve-tokens must be from 0 to {2**20}, not {short(count)}")
         self.inner, self.name, self.count = inner, inner.name, count
         self.vocab_size = inner.vocab_size + count
 

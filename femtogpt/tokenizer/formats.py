@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from femtogpt.errors import FemtoError
+from femtogpt.errors import FemtoError, short
 from femtogpt.tokenizer.split import PATTERNS
 
 
 class BPEData(NamedTuple):
     """All that defines a byte-level BPE tokenizer.
 
-    pieces          id -> bytes, special tokens included
+    pieces          id -> bytes, special tokens included; maybe not every byte is one
     merges          (left id, right id, id of the two joined), first come first merged
     special_tokens  spelling -> id; their pieces are the spellings in UTF-8
     split           'gpt2', 'gpt4' or 'none'
@@ -23,6 +23,13 @@ class BPEData(NamedTuple):
     special_tokens: dict[str, int]
     split: str
     case_sensitive: bool
+
+
+def bytes_without_token(data: BPEData) -> list[int]:
+    """The bytes that no ordinary token is: a text that has one cannot be encoded."""
+    special = set(data.special_tokens.values())
+    ordinary = {piece for id, piece in enumerate(data.pieces) if id not in special}
+    return [byte for byte in range(256) if bytes([byte]) not in ordinary]
 
 
 def byte_alphabet() -> list[str]:
@@ -68,9 +75,10 @@ def _pre_tokenizer(split: str) -> dict:
 def to_huggingface(data: BPEData) -> dict:
     """The content of a `tokenizer.json` that Hugging Face's `tokenizers` loads.
 
-    It gives the same ids for the same text, with one exception that is its own
-    habit: it takes the letters of a special token in a text for that token, which
-    we do only when asked.
+    It gives the same ids for the same text, with two exceptions that are its own
+    habits: it takes the letters of a special token in a text for that token, which
+    we do only when asked; and it drops, without a word, bytes that have no token,
+    where we refuse the text.
     """
     spelling = [spell(piece) for piece in data.pieces]
     for name, id in data.special_tokens.items():
@@ -119,15 +127,15 @@ def to_huggingface(data: BPEData) -> dict:
 def from_huggingface(obj: object) -> BPEData:
     """The tokenizer in a parsed `tokenizer.json`.
 
-    Any byte-level BPE file can be read whose pre-split is one of ours; special and
-    other added tokens alike become special tokens. Raises FemtoError, in one line,
-    for a damaged file and for one that uses what we cannot do.
+    Any byte-level BPE file can be read whose pre-split is one of ours: GPT-2's, for
+    instance. Raises FemtoError, in one line, for a damaged file and for one that uses
+    what we cannot do; nothing that would change ids is passed over.
     """
     if not isinstance(obj, dict) or not isinstance(obj.get("model"), dict):
         raise FemtoError('not a tokenizer.json: it has no "model" object')
     model = obj["model"]
     if model.get("type", "BPE") != "BPE":
-        raise FemtoError(f"its model is {model['type']!r}; only byte-level BPE can be read")
+        raise FemtoError(f"its model is {short(model['type'])}; only byte-level BPE can be read")
     for where, keys in (
         (obj, ("truncation", "padding")),
         (
@@ -143,15 +151,25 @@ def from_huggingface(obj: object) -> BPEData:
         raise FemtoError("its post_processor adds tokens, which femtogpt cannot do; set it to null")
     if _type(obj.get("normalizer")) not in (None, "Lowercase"):
         raise FemtoError("its normalizer is neither null nor Lowercase; no other can be read")
-    special_tokens = _read_added_tokens(obj.get("added_tokens") or [])
+    lowered = obj.get("normalizer") is not None
+    special_tokens = _read_added_tokens(obj.get("added_tokens") or [], lowered)
     pieces, id_of = _read_vocab(model.get("vocab"), special_tokens)
-    return BPEData(
+    data = BPEData(
         pieces=pieces,
         merges=_read_merges(model.get("merges"), id_of),
         special_tokens=special_tokens,
         split=_read_split(obj.get("pre_tokenizer")),
-        case_sensitive=obj.get("normalizer") is None,
+        case_sensitive=not lowered,
     )
+    missing = len(bytes_without_token(data))
+    if missing == 256:
+        raise FemtoError("no single byte has a token; only byte-level BPE can be read")
+    if missing and model.get("unk_token") is not None:
+        raise FemtoError(
+            f'it has "unk_token" for the {missing} bytes without a token, which femtogpt cannot '
+            "do; set it to null, and a text with such a byte is refused"
+        )
+    return data
 
 
 def _type(component: object) -> object:
@@ -172,6 +190,7 @@ def _read_split(component: object) -> str:
     use_regex = byte_level.get("use_regex", True)
     if not before:
         return "gpt2" if use_regex else "none"
+    pattern = None
     if len(before) == 1 and _type(before[0]) == "Split" and not use_regex:
         step = before[0]
         pattern = step.get("pattern")
@@ -181,10 +200,13 @@ def _read_split(component: object) -> str:
             for split, known in PATTERNS.items():
                 if pattern.get("Regex") == known:
                     return split
-    raise FemtoError("its pre_tokenizer cuts text by a pattern other than GPT-2's and GPT-4's")
+    what = f" {short(pattern)}" if pattern is not None else ""
+    raise FemtoError(
+        f"its pre_tokenizer cuts text by a pattern{what}; only GPT-2's and GPT-4's can be read"
+    )
 
 
-def _read_added_tokens(tokens: object) -> dict[str, int]:
+def _read_added_tokens(tokens: object, lowered: bool) -> dict[str, int]:
     if not isinstance(tokens, list):
         raise FemtoError('"added_tokens" must be a list')
     special_tokens: dict[str, int] = {}
@@ -193,7 +215,19 @@ def _read_added_tokens(tokens: object) -> dict[str, int]:
         if not isinstance(name, str) or not name or type(id) is not int:
             raise FemtoError('each of "added_tokens" needs a "content" string and an "id" number')
         if name in special_tokens:
-            raise FemtoError(f"the added token {name!r} is listed twice")
+            raise FemtoError(f"the added token {short(name)} is listed twice")
+        # What makes others find it in places, or by ways, where we would not.
+        for key in ("single_word", "lstrip", "rstrip", *(("normalized",) if lowered else ())):
+            if token.get(key):
+                raise FemtoError(
+                    f'the added token {short(name)} sets "{key}", which femtogpt cannot do; '
+                    "unset it"
+                )
+        if not token.get("special", True):
+            raise FemtoError(
+                f"the added token {short(name)} is not special: it is cut out of every text, which "
+                'femtogpt does with special tokens alone, and when asked; set its "special"'
+            )
         special_tokens[name] = id
     return dict(sorted(special_tokens.items(), key=lambda item: item[1]))
 
@@ -208,25 +242,26 @@ def _read_vocab(
     for name, id in [*vocab.items(), *special_tokens.items()]:
         if name in special_tokens:
             if vocab.get(name, special_tokens[name]) != special_tokens[name]:
-                raise FemtoError(f"the added token {name!r} has two ids")
+                raise FemtoError(f"the added token {short(name)} has two ids")
             try:
                 piece = name.encode()
             except UnicodeEncodeError:
-                raise FemtoError(f"the added token {name!r} is no valid UTF-8") from None
+                raise FemtoError(f"the added token {short(name)} is no valid UTF-8") from None
         else:
             try:
                 piece = bytes([_BYTE_OF[character] for character in name])
             except KeyError:
-                raise FemtoError(f"the token {name!r} is not spelled in byte-level BPE") from None
+                raise FemtoError(
+                    f"the token {short(name)} is not spelled in byte-level BPE"
+                ) from None
         if by_id.setdefault(id, (name, piece))[0] != name:
-            raise FemtoError(f"{by_id[id][0]!r} and {name!r} have the same id {id}")
+            raise FemtoError(
+                f"{short(by_id[id][0])} and {short(name)} have the same id {short(id)}"
+            )
     missing = next((id for id in range(len(by_id)) if id not in by_id), None)
     if missing is not None:
         raise FemtoError(f"id {missing} is missing; {len(by_id)} tokens need ids from 0 on")
     id_of = {name: id for name, id in vocab.items() if name not in special_tokens}
-    for byte, name in enumerate(_ALPHABET):
-        if name not in id_of:
-            raise FemtoError(f"the byte 0x{byte:02X} has no token; femtogpt needs all 256")
     if "" in id_of:
         raise FemtoError(f"the token with id {id_of['']} is empty")
     return [by_id[id][1] for id in range(len(by_id))], id_of
@@ -247,7 +282,9 @@ def _read_merges(merges: object, id_of: dict[str, int]) -> list[tuple[int, int, 
         left, right = pair
         for name in (left, right, left + right):
             if name not in id_of:
-                raise FemtoError(f"merge {number} needs the token {name!r}, which is not in vocab")
+                raise FemtoError(
+                    f"merge {number} needs the token {short(name)}, which is not in vocab"
+                )
         key = id_of[left], id_of[right]
         if key in out:
             raise FemtoError(f"merge {number} is listed twice")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from femtogpt.errors import FemtoError
+from femtogpt.errors import FemtoError, short
 from femtogpt.tokenizer.protocol import as_bytes, check_ids, pack_ids, unknown_byte
 from femtogpt.tokenizer.stream import between_pieces, encode_blocks
 
@@ -33,7 +33,9 @@ class PiecesTokenizer:
             if not piece:
                 raise FemtoError(f"the piece with id {id} is empty; give it a text or remove it")
             if piece in self._ids:
-                raise FemtoError(f"ids {self._ids[piece]} and {id} are the same piece {piece!r}")
+                raise FemtoError(
+                    f"ids {self._ids[piece]} and {id} are the same piece {short(piece)}"
+                )
             self._ids[piece] = id
         self._unknown = self._ids.pop(UNKNOWN, None)
         # The lengths worth trying after each first byte, longest first.
