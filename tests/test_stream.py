@@ -64,7 +64,7 @@ CHAINS = [train_bpe([text], size, split="none") for text, size in (
 
 
 @pytest.mark.parametrize("tokenizer", CHAINS)
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(in_blocks(st.text("aaab", max_size=60).map(str.encode)
                  | st.lists(st.sampled_from([b"abcab", b"ab", b"c"])).map(b"".join) | data))
 def test_without_chunks_what_is_given_out_is_sure(tokenizer, blocks):

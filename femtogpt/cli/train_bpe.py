@@ -68,7 +68,8 @@ def command(datasets, tokenizer_data, vocab_size, epoch, as_json, **options):
             bar.update(done - bar.n)
 
         tokenizer = train_bpe(_watched(texts, reading), vocab_size, progress=merged, **options)
-    save_tokenizer(tokenizer, tokenizer_data)
+    for note in save_tokenizer(tokenizer, tokenizer_data):
+        say(f"note: {note}")
     with long_reading("tokenizing") as progress:
         counts = count_tokens(encode_texts(tokenizer, texts, progress=progress, warn=say),
                               tokenizer.vocab_size)
@@ -141,9 +142,6 @@ def _tell(report, path, wanted):
         click.echo(f"the last merges: {last}")
         click.echo(f"the rarest merge: |{report['rarest']['piece']}| occurs "
                    f"{report['rarest']['count']} times in the text as it is encoded")
-    if report["split"] == "none":
-        click.echo("merges may cross words: what reads tokenizer.json reads this too, but not a "
-                   "program that always cuts text first, such as llama.cpp")
     if report["learnt"] < wanted:
         click.echo(f"the text held no pair twice any more after {report['learnt']} tokens")
     if report["rare"] > merges / 10:

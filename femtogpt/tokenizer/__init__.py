@@ -173,8 +173,11 @@ def _file_of(tokenizer: Tokenizer, suffix: str) -> tuple[str, list[str]]:
         return json.dumps(tokenizer.to_json(), ensure_ascii=False), [
             "the file is femtogpt's own; other programs do not read it"
         ]
-    missing = len(bytes_without_token(tokenizer.data))
-    return json.dumps(tokenizer.to_huggingface(), ensure_ascii=False, indent=1), [
-        f"{missing} bytes have no token: femtogpt refuses a text that has one of them, other "
-        "programs drop it without a word"
-    ] * (missing > 0)
+    notes, missing = [], len(bytes_without_token(tokenizer.data))
+    if missing:
+        notes.append(f"{missing} bytes have no token: femtogpt refuses a text that has one of "
+                     "them, other programs drop it without a word")
+    if tokenizer.data.split == "none":
+        notes.append("tokens may cross words: what reads tokenizer.json reads this, but not a "
+                     "program that always cuts text first, such as llama.cpp")
+    return json.dumps(tokenizer.to_huggingface(), ensure_ascii=False, indent=1), notes

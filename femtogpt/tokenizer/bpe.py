@@ -94,7 +94,7 @@ class BPETokenizer:
         if self.data.split != "none":
             cut = between_chunks(self.data.split)
             return encode_blocks(blocks, cut, self._encode_whole, os.cpu_count() or 1)
-        if self._is_canonical():
+        if self.is_canonical():
             return encode_unchunked(blocks, self._encode_whole, self._lengths)
         return encode_blocks(blocks, between_pieces(self.data.pieces), self._encode_whole)
 
@@ -119,7 +119,8 @@ class BPETokenizer:
                 )
         return self._with_encoder(lambda encoder: encoder.encode(data))
 
-    def _is_canonical(self):
+    def is_canonical(self) -> bool:
+        """Whether merges make of each token's own piece that token; for what we learn they do."""
         ordinary = np.ones(self.vocab_size, bool)
         ordinary[list(self.special_tokens.values())] = False
         return self._with_encoder(

@@ -40,7 +40,7 @@ def to_tiktoken(tokenizer: BPETokenizer) -> tuple[str, list[str]]:
             "or train with --base all"
         )
     in_order = all(one[2] < next[2] for one, next in pairwise(data.merges))
-    if not (in_order and tokenizer._is_canonical()):
+    if not (in_order and tokenizer.is_canonical()):
         raise FemtoError(
             "in a .tiktoken file the order of ids is that of merges, and each token what its own "
             f"bytes are merged to, which is not so here; {INSTEAD}"
