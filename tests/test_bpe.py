@@ -141,6 +141,21 @@ def test_learning_with_no_room_to_spare(monkeypatch):
     assert len(told) >= 150 and told[-1] == (150, 150) and sorted(told) == told
 
 
+def test_a_pair_that_needs_much_room_gets_it(monkeypatch):
+    # Without chunks one pair may stand at half of all places.
+    monkeypatch.setattr(learning, "ROOM", 1)
+    close_gaps, calls = learning.close_gaps, []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        assert len(calls) < 50, "places are full again and again"
+        return close_gaps(*arguments)
+
+    monkeypatch.setattr(learning, "close_gaps", counted)
+    tokenizer = train_bpe([b"ab" * 3000], 300, split="none")
+    assert calls and b"ab" * 1024 in tokenizer.data.pieces
+
+
 def random_words(count):
     rng = random.Random(5)
     return [bytes(rng.choices(range(8), k=rng.randint(1, 12))) for _ in range(count)]

@@ -68,15 +68,14 @@ CHAINS = [train_bpe([text], size, split="none") for text, size in (
 @given(in_blocks(st.text("aaab", max_size=60).map(str.encode)
                  | st.lists(st.sampled_from([b"abcab", b"ab", b"c"])).map(b"".join) | data))
 def test_without_chunks_what_is_given_out_is_sure(tokenizer, blocks):
-    lengths = np.array([len(tokenizer.piece(id)) for id in range(tokenizer.vocab_size)])
-    parts = list(encode_unchunked(iter(blocks), tokenizer.encode, lengths))
+    parts = list(encode_unchunked(iter(blocks), tokenizer.encode, tokenizer.data.pieces))
     assert np.concatenate(parts).tolist() == tokenizer.encode(b"".join(blocks)).tolist()
 
 
 def test_without_chunks_little_is_held_back():
     tokenizer = CHAINS[1]
-    lengths = np.array([len(tokenizer.piece(id)) for id in range(tokenizer.vocab_size)])
-    parts = encode_unchunked([TEXT] * 5, tokenizer.encode, lengths)
+    lengths = np.array([len(piece) for piece in tokenizer.data.pieces])
+    parts = encode_unchunked([TEXT] * 5, tokenizer.encode, tokenizer.data.pieces)
     given_out = np.cumsum([lengths[part].sum() for part in parts])
     assert all(given_out[:-1] > np.arange(1, 6) * len(TEXT) - 4 * lengths.max())
 

@@ -95,7 +95,7 @@ class BPETokenizer:
             cut = between_chunks(self.data.split)
             return encode_blocks(blocks, cut, self._encode_whole, os.cpu_count() or 1)
         if self.is_canonical():
-            return encode_unchunked(blocks, self._encode_whole, self._lengths)
+            return encode_unchunked(blocks, self._encode_whole, self.data.pieces)
         return encode_blocks(blocks, between_pieces(self.data.pieces), self._encode_whole)
 
     def _encode_ordinary(self, data: bytes) -> np.ndarray:

@@ -18,9 +18,9 @@ from femtogpt.tokenizer.hashing import pair_key, slot_of
 from femtogpt.tokenizer.tokens import END, before, join
 
 # A pair of neighbours: how often it occurred when last counted, its ids, and where it is
-# noted that it stands, places[begin : begin + size].
+# noted that it stands, places[begin : begin + noted].
 PAIR = np.dtype([("count", np.int64), ("left", np.int32), ("right", np.int32),
-                 ("begin", np.int32), ("size", np.int32)])
+                 ("begin", np.int32), ("noted", np.int32)])
 DONE, PLACES_FULL, PAIRS_FULL, WORKED = range(4)
 WORK = 1 << 22  # places looked at between two words of progress
 ROOM = 1 << 16  # for places and pairs, beside what the text's bytes need
@@ -70,7 +70,7 @@ def keep_true(token, weights, stride, lengths, pair, places, to):
     """
     left, right, length = pair.left, pair.right, lengths[pair.left]
     kept, count = 0, np.int64(0)
-    for k in range(pair.begin, pair.begin + pair.size):
+    for k in range(pair.begin, pair.begin + pair.noted):
         i = places[k]
         true = np.int64((token[i] == left) & (token[i + length] == right))
         places[to + kept] = i  # and no branch, which would be mispredicted every other time
@@ -83,7 +83,7 @@ def keep_true(token, weights, stride, lengths, pair, places, to):
 def join_all(token, lengths, pair, places, new):
     """Joins a pair at its places, from the left; keeps the places where it did: how many."""
     left, right, length, kept = pair.left, pair.right, lengths[pair.left], 0
-    for k in range(pair.begin, pair.begin + pair.size):
+    for k in range(pair.begin, pair.begin + pair.noted):
         i = places[k]
         j = i + length
         if token[i] == left and token[j] == right:  # not so at the second place of `aaa`
@@ -130,7 +130,7 @@ def note_pairs(token, lengths, keys, count, number, heap, places):
         pair = heap[size]
         pair.left = np.int64((keys[slot] - np.uint64(1)) >> np.uint64(32))
         pair.right = np.int64((keys[slot] - np.uint64(1)) & np.uint64(0xFFFFFFFF))
-        pair.count, pair.begin, pair.size = count[slot], used, number[slot]
+        pair.count, pair.begin, pair.noted = count[slot], used, number[slot]
         push(heap, size)
         size += 1
         used, number[slot] = used + number[slot], used
@@ -167,8 +167,8 @@ def learn(token, weights, stride, lengths, heap, places, state, merges, first, w
             why = WORKED
             break
         pair = heap[0]
-        work += pair.size + 1
-        pair.size, true = keep_true(token, weights, stride, lengths, pair, places, pair.begin)
+        work += pair.noted + 1
+        pair.noted, true = keep_true(token, weights, stride, lengths, pair, places, pair.begin)
         if true < pair.count:
             pair.count = true
             if true < 2:
@@ -177,9 +177,9 @@ def learn(token, weights, stride, lengths, heap, places, state, merges, first, w
                 heap[size] = pair
             replace_top(heap, size)
             continue
-        if used + 2 * pair.size > len(places):
+        if used + 2 * pair.noted > len(places):
             why = PLACES_FULL
-        elif size + 2 * min(pair.size, first + made) + 1 > len(heap):
+        elif size + 2 * min(pair.noted, first + made) + 1 > len(heap):
             why = PAIRS_FULL
         if why != DONE:
             break
@@ -216,7 +216,7 @@ def learn(token, weights, stride, lengths, heap, places, state, merges, first, w
             fresh = heap[size]
             fresh.left = new if other >= ids else other
             fresh.right = other - ids if other >= ids else new
-            fresh.count, fresh.begin, fresh.size = count[other], used, number[other]
+            fresh.count, fresh.begin, fresh.noted = count[other], used, number[other]
             push(heap, size)
             size += 1
             used, number[other] = used + number[other], used
@@ -240,9 +240,9 @@ def close_gaps(token, weights, stride, lengths, heap, order, places):
     used = 0
     for p in order:
         pair = heap[p]
-        pair.size, _ = keep_true(token, weights, stride, lengths, pair, places, used)
+        pair.noted, _ = keep_true(token, weights, stride, lengths, pair, places, used)
         pair.begin = used
-        used += pair.size
+        used += pair.noted
     return used
 
 
@@ -288,8 +288,8 @@ def learn_merges(
         if why == PLACES_FULL:
             order = np.argsort(heap.begin[: state[0]])
             state[1] = close_gaps(token, weights, stride, lengths, heap, order, places)
-            needed = state[1] + 2 * heap[0].size
-            if needed > 0.9 * len(places):
-                places = np.resize(places, max(needed, len(places) + len(places) // 2))
+            needed = state[1] + 2 * heap[0].noted
+            if needed > 0.98 * len(places):
+                places = np.resize(places, needed + len(places) // 8)
         if why == PAIRS_FULL:
             heap = np.concatenate([heap, heap]).view(np.recarray)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,19 +52,21 @@ def _ahead(blocks, encode, threads):
 
 
 def encode_unchunked(
-    blocks: Iterable[bytes], encode: Callable[[bytes], np.ndarray], lengths: np.ndarray
+    blocks: Iterable[bytes], encode: Callable[[bytes], np.ndarray], pieces: Sequence[bytes]
 ) -> Iterator[np.ndarray]:
     """Arrays of ids that together are `encode` of all `blocks` joined, for BPE without chunks.
 
-    lengths: (V,), bytes of each token. Every token must be what merges make of its piece.
+    pieces: id -> bytes; every token must be what merges make of its piece.
     """
+    lengths = np.array([len(piece) for piece in pieces], np.int64)
+    in_order = sorted(pieces)
     text, enough = b"", 0
     for block in recut(blocks, len):
         text += block
         if len(text) < enough:
             continue
         ids = encode(text)
-        sure = _sure(text, ids, encode, lengths)
+        sure = _sure(text, ids, encode, lengths, in_order)
         yield ids[:sure]
         text = text[int(lengths[ids[:sure]].sum()) :]
         # Looking again only when there is twice as much keeps all work linear.
@@ -71,31 +74,35 @@ def encode_unchunked(
     yield encode(text)
 
 
-def _sure(text, ids, encode, lengths):
+def _sure(text, ids, encode, lengths, in_order):
     """How many of ids = encode(text) stand whatever the text goes on with.
 
     Any stretch of a text's tokens is what `encode` makes of their pieces alone, and tokens
-    are right if each two neighbours are. So the tokens of a longer text, up to the one
-    that spans this text's end, are those of a shorter text that ends where that one begins:
-    fewer bytes before the end than the longest token has. What all of these texts begin
-    with is sure. They are looked at from a token on that all of them have.
+    are right if each two neighbours are. So a longer text's tokens, up to one that spans
+    this text's end, are those of this text up to where that one begins: which is where
+    what is left of this text begins one of the pieces. What all of these beginnings of
+    this text have in common is sure. They are looked at from a token on that all have.
     """
-    longest = int(lengths.max())
-    ends = np.cumsum(lengths[ids])
+    longest, ends = len(max(in_order, key=len)), np.cumsum(lengths[ids])
     margin = 4 * longest
     while True:
         k = int(np.searchsorted(ends, len(text) - margin))  # whole tokens before the margin
         begin = int(ends[k - 1]) if k else 0
         tail, agreed = text[begin:], len(ids) - k
         for end in range(max(0, len(tail) - longest + 1), len(tail)):
-            shorter = encode(tail[:end])[:agreed]
-            differ = shorter != ids[k : k + len(shorter)]
-            agreed = int(differ.argmax()) if differ.any() else len(shorter)
-            if agreed == 0:
-                break
+            if agreed and _begins_one(tail[end:], in_order):
+                shorter = encode(tail[:end])[:agreed]
+                differ = shorter != ids[k : k + len(shorter)]
+                agreed = int(differ.argmax()) if differ.any() else len(shorter)
         if agreed or k == 0:
             return k + agreed
         margin *= 4
+
+
+def _begins_one(start, in_order):
+    """Whether a piece begins with `start` and goes on. in_order: the pieces, sorted."""
+    place = bisect_right(in_order, start)
+    return place < len(in_order) and in_order[place].startswith(start)
 
 
 def recut(blocks: Iterable[bytes], cut: Callable[[bytes], int]) -> Iterator[bytes]:
