@@ -14,22 +14,22 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
+import stat
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import filelock
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from .config import GPTConfig
+from .durable import previous_path, replace
 from .errors import FemtoError
 from .optimizer import OPTIMIZERS, OptimizerState, fresh_state
 from .tensors import MUON_FIELDS, Tensors, count_parameters, named
 from .tokenizer import tokenizer_from_json
 
 FORMAT_VERSION = 1
-LARGEST_HEADER = 100_000_000  # the safetensors format's own limit
+# A vocabulary of 50,000 pieces is some 2 MB. JSON of 16 MB takes ten times that once it is read,
+# and most of all where it is nothing but brackets: hostile files are refused before.
+LARGEST_HEADER, MOST_BRACKETS = 16_000_000, 300_000
 _ZEROS = "0" * 64
 _HASH_KEY = rb"\"sha256\": \""  # as it stands in the header: a JSON string within JSON
 _DTYPES = {"float32": "F32", "int32": "I32"}
@@ -68,64 +68,24 @@ class Model:
     recovered: str | None = None
 
 
-def previous_path(path):
-    """Where the checkpoint before the newest is kept."""
-    return Path(f"{path}.previous")
-
-
 def save(model, path):
     """Writes a model, so that at every moment a loadable file stands at path or beside it.
 
-    Beside the target, fsynced, then renamed over it; the file that stood there becomes
-    path.previous, unless it is damaged (model.recovered): then the good one there stays.
-    Raises FemtoError, which names the file, where that can't be, or where a number is NaN
-    or infinite; the old file is then untouched.
+    The file that stood there becomes path.previous, unless it is damaged
+    (model.recovered): then the good one there stays. Raises FemtoError, which names the
+    file, where that can't be, or where a number is NaN or infinite; the old file is then
+    untouched.
     """
-    path = Path(os.path.realpath(path))  # of a link, the file it stands for
-    temporary = Path(f"{path}.writing")
-    for name, tensor in _tensors(model).items():
-        if not np.isfinite(tensor).all():
-            raise FemtoError(f"{path} is not written, for {name} holds NaN or infinity")
-    try:
-        with open(temporary, "wb") as file:
-            _write(model, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if not model.recovered:
-            _keep_previous(path)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        for stray in (temporary, Path(f"{path}.linking")):
-            with contextlib.suppress(OSError):
-                stray.unlink()
-        raise FemtoError(f"cannot write {path}: {error.strerror}. The file that was there is "
-                         "untouched; make room or choose another place with --model") from None
+    if (name := not_finite(model)) is not None:
+        raise FemtoError(f"{path} is not written, for {name} holds NaN or infinity")
+    replace(path, _parts(model), keep_previous=not model.recovered)
     model.recovered = None
 
 
-def _keep_previous(path):
-    """Lets path.previous be the file at path, which stays there too."""
-    if not path.exists():
-        return
-    linked = Path(f"{path}.linking")
-    try:
-        linked.unlink(missing_ok=True)
-        os.link(path, linked)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, linked)
-    os.replace(linked, previous_path(path))
-
-
-def _sync_folder(folder):
-    """Makes a rename last through a power cut, where folders can be opened (not on Windows)."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def not_finite(model):
+    """The name of the model's first tensor that holds NaN or infinity, None if all are finite."""
+    return next((name for name, tensor in _tensors(model).items()
+                 if not np.isfinite(tensor).all()), None)
 
 
 def _tensors(model):
@@ -150,7 +110,8 @@ def _tensors(model):
     return result
 
 
-def _write(model, file):
+def _parts(model):
+    """The file's bytes, part by part."""
     state = model.optimizer
     metadata = {
         "format_version": FORMAT_VERSION,
@@ -163,26 +124,36 @@ def _write(model, file):
         "sha256": _ZEROS,
     }
     tensors = _tensors(model)
-    header, offset = {"__metadata__": {"femtogpt": json.dumps(metadata)}}, 0
-    for name, tensor in tensors.items():
-        end = offset + tensor.nbytes
-        header[name] = {"dtype": _DTYPES[tensor.dtype.name], "shape": tensor.shape,
-                        "data_offsets": [offset, end]}
-        offset = end
+    header = {"__metadata__": {"femtogpt": json.dumps(metadata)}, **_layout(tensors)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > LARGEST_HEADER or _brackets(text) > MOST_BRACKETS:
+        raise FemtoError("the model's tokenizer and lineage are too large for a model file")
     start = len(text).to_bytes(8, "little")
     digest = hashlib.sha256(start + text)
     for tensor in tensors.values():
         digest.update(_bytes_of(tensor))
     place = text.rindex(_HASH_KEY) + len(_HASH_KEY)
-    file.write(start + text[:place] + digest.hexdigest().encode() + text[place + 64 :])
-    for tensor in tensors.values():
-        file.write(_bytes_of(tensor))
+    yield start + text[:place] + digest.hexdigest().encode() + text[place + 64 :]
+    yield from map(_bytes_of, tensors.values())
 
 
 def _bytes_of(tensor):
     return memoryview(np.ascontiguousarray(tensor)).cast("B")
+
+
+def _layout(tensors):
+    """What the header says of each tensor: its type, its shape, where its bytes are."""
+    layout, offset = {}, 0
+    for name, tensor in tensors.items():
+        layout[name] = {"dtype": _DTYPES[tensor.dtype.name], "shape": list(tensor.shape),
+                        "data_offsets": [offset, offset + tensor.nbytes]}
+        offset += tensor.nbytes
+    return layout
+
+
+def _brackets(text):
+    return text.count(b"[") + text.count(b"{")
 
 
 def load(path):
@@ -192,7 +163,7 @@ def load(path):
     Raises FemtoError, which names the file, if neither can be read.
     """
     try:
-        return _read(Path(path))
+        return _read(path)
     except FemtoError as error:
         previous = previous_path(os.path.realpath(path))
         if isinstance(error, OtherVersion) or not previous.exists():
@@ -203,128 +174,117 @@ def load(path):
 
 
 def _read(path):
-    metadata = read_metadata(path)
-    try:
-        config = GPTConfig.from_json(metadata["config"])
-        count = count_parameters(config)
-        if 4 * count > path.stat().st_size:
-            raise FemtoError("its config claims more parameters than the file holds")
-        model = Model(
-            config, tokenizer_from_json(metadata["tokenizer"]), np.empty(count, np.float32),
-            step=metadata["step"], run=metadata["run"], lineage=metadata["lineage"],
-        )
-        if model.tokenizer.vocab_size != config.vocab_size:
-            raise FemtoError("its tokenizer and its config disagree on the size of the vocabulary")
-        if type(model.step) is not int or model.step < 0 or not isinstance(model.lineage, list):
-            raise FemtoError("its step or lineage is not what this version writes")
-        optimizer = metadata["optimizer"]
-        if optimizer is not None:
-            if optimizer["kind"] not in OPTIMIZERS or not isinstance(optimizer["t"], int):
-                raise FemtoError("its optimizer is not one this version knows")
-            model.optimizer = fresh_state(config, optimizer["kind"])
-            model.optimizer.t = optimizer["t"]
-        with safe_open(path, "numpy") as file:
-            _fill(model, file)
-    except (KeyError, TypeError, OSError, SafetensorError, OverflowError) as error:
-        raise FemtoError(f"{path} is damaged: {error}") from None
-    except FemtoError as error:
-        raise FemtoError(f"{path} cannot be used: {error}") from None
-    return model
-
-
-def _fill(model, file):
-    """Copies an open file's tensors into the model; refuses missing, extra and misshapen ones."""
-    names = set(file.keys())
-    for name, tensor in _tensors(model).items():
-        if name not in names:
-            raise FemtoError(f"the tensor {name} is missing")
-        names.remove(name)
-        if name.startswith("history."):
-            continue
-        stored = file.get_tensor(name)
-        if stored.shape != tensor.shape or stored.dtype != np.float32:
-            raise FemtoError(f"the tensor {name} is {stored.dtype} {stored.shape}, "
-                             f"but its config asks for float32 {tensor.shape}")
-        if not np.isfinite(stored).all():
-            raise FemtoError(f"the tensor {name} holds NaN or infinity")
-        tensor[...] = stored
-    if names:
-        raise FemtoError(f"it holds a tensor that has no place: {sorted(names)[0]}")
-    losses, steps, validation = (
-        file.get_tensor(f"history.{name}")
-        for name in ("loss", "validation_step", "validation_loss")
-    )
-    if losses.ndim != 1 or steps.ndim != 1 or steps.shape != validation.shape:
-        raise FemtoError("its history is not what this version writes")
-    model.history.losses = losses.tolist()
-    model.history.validation = list(zip(steps.tolist(), validation.tolist(), strict=True))
+    # One open file from beginning to end: whoever trains this model may rename another over it.
+    with _opened(path) as file:
+        header, metadata = _read_header(path, file)
+        try:
+            return _read_tensors(file, header, metadata)
+        except FemtoError as error:
+            raise FemtoError(f"{path} cannot be used: {error}") from None
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
+                RecursionError) as error:
+            raise FemtoError(f"{path} cannot be used: it holds what no femtogpt writes "
+                             f"({type(error).__name__})") from None
 
 
 def read_metadata(path):
     """The metadata (a dict) of a model file whose hash is right. Raises FemtoError."""
-    path = Path(path)
+    with _opened(path) as file:
+        return _read_header(path, file)[1]
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """A regular file (to open a pipe would wait for a writer), and what is wrong in one line."""
     try:
-        size = path.stat().st_size
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise FemtoError(f"{path} is not a file; name a model file with --model")
         with open(path, "rb") as file:
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or not 2 <= length <= min(LARGEST_HEADER, size - 8):
-                raise FemtoError(f"{path} is not a femtogpt model: no safetensors file, or cut")
-            text = file.read(length)
-            metadata = _parse(path, text)
-            place = text.rfind(_HASH_KEY) + len(_HASH_KEY)
-            digest = hashlib.sha256(start + text[:place] + _ZEROS.encode() + text[place + 64 :])
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+            yield file
     except FileNotFoundError:
         raise FemtoError(f"{path} does not exist: make a model with `femtogpt init`, or name one "
                          "with --model") from None
     except OSError as error:
         raise FemtoError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _read_header(path, file):
+    """(the header, its metadata) of an open file whose hash is right; the tensors come next."""
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or not 2 <= length <= min(LARGEST_HEADER, size - 8):
+        raise FemtoError(f"{path} is not a femtogpt model: no safetensors file, or cut")
+    text = file.read(length)
+    header, metadata = _parse(path, text)
+    place = text.rfind(_HASH_KEY) + len(_HASH_KEY)
+    digest = hashlib.sha256(start + text[:place] + _ZEROS.encode() + text[place + 64 :])
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
     if metadata.get("sha256") != digest.hexdigest():
         raise FemtoError(f"{path} is damaged: its bytes do not match the hash they were saved with")
-    return metadata
+    file.seek(8 + length)
+    return header, metadata
 
 
-def _parse(path, header):
+def _parse(path, text):
     try:
-        metadata = json.loads(json.loads(header)["__metadata__"]["femtogpt"])
+        if _brackets(text) > MOST_BRACKETS:
+            raise ValueError
+        header = json.loads(text)
+        metadata = json.loads(header.pop("__metadata__")["femtogpt"])
         version = metadata["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise FemtoError(f"{path} is not a femtogpt model, or its header is damaged") from None
     if version != FORMAT_VERSION:
-        raise OtherVersion(f"{path} has format version {version}, this femtogpt reads version "
-                           f"{FORMAT_VERSION}: use the femtogpt that wrote it, or a newer one")
-    return metadata
+        raise OtherVersion(
+            f"{path} has format version {version!r:.20}, this femtogpt reads version "
+            f"{FORMAT_VERSION}: use the femtogpt that wrote it, or a newer one"
+        )
+    return header, metadata
 
 
-@contextlib.contextmanager
-def lock(path):
-    """Holds a model for one writer. Raises FemtoError, which names the holder, if it is taken.
-
-    The operating system drops the lock when its holder dies, so none is ever stale.
-    """
-    path = Path(os.path.realpath(path))
-    if not path.parent.is_dir():
-        raise FemtoError(f"{path}: there is no folder {path.parent}; make it first")
-    beside = path.with_name(f".{path.name}.lock")
-    held = filelock.FileLock(beside, timeout=0)
-    try:
-        held.acquire()
-    except filelock.Timeout:
-        holder = "another process"
-        with contextlib.suppress(OSError):
-            holder = beside.read_text() or holder
-        raise FemtoError(f"{path} is being trained by {holder}: wait for it, stop it, or work on "
-                         "another --model") from None
-    except OSError as error:
-        raise FemtoError(f"cannot write beside {path}: {error.strerror}") from None
-    try:
-        with contextlib.suppress(OSError):
-            beside.write_text(f"process {os.getpid()}")
-        yield
-    finally:
-        if not path.exists():  # there was nothing to protect
-            with contextlib.suppress(OSError):
-                beside.unlink()
-        held.release()
+def _read_tensors(file, header, metadata):
+    """The Model: nothing is allocated that the file is not large enough for."""
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    config = GPTConfig.from_json(metadata["config"])
+    lengths = [header[f"history.{name}"]["shape"][0]
+               for name in ("loss", "validation_step")]
+    if 4 * max(count_parameters(config), *lengths) > left:
+        raise FemtoError("its config claims more parameters than the file holds")
+    model = Model(
+        config, tokenizer_from_json(metadata["tokenizer"]),
+        np.empty(count_parameters(config), np.float32), step=metadata["step"],
+        history=History([0.0] * lengths[0], [(0, 0.0)] * lengths[1]), run=metadata["run"],
+        lineage=metadata["lineage"],
+    )
+    if model.tokenizer.vocab_size != config.vocab_size:
+        raise FemtoError("its tokenizer and its config disagree on the size of the vocabulary")
+    if (type(model.step) is not int or not lengths[0] <= model.step < 2**53
+            or not isinstance(model.lineage, list) or not isinstance(model.run, dict | None)):
+        raise FemtoError("its step, run or lineage is not what this version writes")
+    optimizer = metadata["optimizer"]
+    if optimizer is not None:
+        if optimizer["kind"] not in OPTIMIZERS or type(optimizer["t"]) is not int:
+            raise FemtoError("its optimizer is not one this version knows")
+        model.optimizer = fresh_state(config, optimizer["kind"])
+        model.optimizer.t = optimizer["t"]
+    tensors = _tensors(model)
+    for name, entry in _layout(tensors).items():
+        if name not in header:
+            raise FemtoError(f"the tensor {name} is missing")
+        if header.pop(name) != entry:
+            raise FemtoError(f"the tensor {name} is not {entry['dtype']} {entry['shape']} at the "
+                             "place where its config asks for it")
+    if header:
+        raise FemtoError(f"it holds a tensor that has no place: {min(header)!r:.80}")
+    if sum(tensor.nbytes for tensor in tensors.values()) != left:
+        raise FemtoError("it holds more than its tensors")
+    for name, tensor in tensors.items():
+        file.readinto(_bytes_of(tensor))
+        if not np.isfinite(tensor).all():
+            raise FemtoError(f"the tensor {name} holds NaN or infinity")
+    losses, steps, validation = (tensors[f"history.{name}"].tolist()
+                                 for name in ("loss", "validation_step", "validation_loss"))
+    model.history = History(losses, list(zip(steps, validation, strict=True)))
+    return model

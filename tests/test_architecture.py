@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {"cli"},
     {"trainer", "sampler", "decoder", "scoring", "surgery", "exchange"},
-    {"checkpoint", "model", "data", "cache", "parallel", "optimizer"},
+    {"checkpoint", "durable", "model", "data", "cache", "parallel", "optimizer"},
     {"config", "tensors", "layers", "tokenizer", "errors"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}

@@ -737,7 +737,7 @@ def test_two_trainers_on_one_model(folder):
     wait_for(lambda: read(folder / "log"), process)
     for arguments in (["train", "--steps=1"], ["reset-optimizer"], ["init", "--force"]):
         second = invoke_both(*arguments, exit_code=1)
-        assert f"process {process.pid}:" in second.stderr and second.stderr.count("\n") == 1
+        assert f"process {process.pid} on " in second.stderr and second.stderr.count("\n") == 1
     assert process.poll() is None
     process.kill()
     process.communicate()

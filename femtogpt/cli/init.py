@@ -46,6 +46,7 @@ def command(context, model, kind, interactive, force, **options):
 
     from .. import checkpoint
     from ..config import GPTConfig
+    from ..durable import lock
     from ..model import initial_parameters
     from ..tensors import count_parameters
 
@@ -59,7 +60,7 @@ def command(context, model, kind, interactive, force, **options):
         raise click.UsageError(str(error)) from None
     count = count_parameters(config)
     parameters = initial_parameters(config, options["seed"])
-    with checkpoint.lock(model):
+    with lock(model):
         # Again, for two that start together.
         require_absent(model, force, "model")
         checkpoint.save(checkpoint.Model(

@@ -17,8 +17,9 @@ def command(model):
       femtogpt reset-optimizer --model model.safetensors
     """
     from .. import checkpoint
+    from ..durable import lock
 
-    with checkpoint.lock(model):
+    with lock(model):
         loaded = load_model(model)
         before = os.path.getsize(model) if os.path.exists(model) else 0
         loaded.optimizer = None

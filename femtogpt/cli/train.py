@@ -81,11 +81,11 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
     if steps is not None and until_step is not None:
         raise click.UsageError("give --steps or --until-step, not both")
 
-    from .. import checkpoint
     from ..data import encode_texts, find_texts, fingerprint, split
+    from ..durable import lock
     from ..trainer import Trainer, plan
 
-    with checkpoint.lock(model), ExitStack() as stack:
+    with lock(model), ExitStack() as stack:
         loaded = load_model(model)
         texts = find_texts(datasets)
         with long_reading("reading") as progress:
