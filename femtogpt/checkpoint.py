@@ -39,6 +39,14 @@ class OtherVersion(FemtoError):
     """The file is of another format version, not damaged: nothing may take its place."""
 
 
+class NotFinite(FemtoError):
+    """A tensor, .name, holds NaN or infinity: such a model is not written."""
+
+    def __init__(self, path, name):
+        super().__init__(f"{path} is not written, for {name} holds NaN or infinity")
+        self.name = name
+
+
 @dataclass
 class History:
     """What training told: a loss a step in nats, and (step, loss) of each validation."""
@@ -52,7 +60,7 @@ class Model:
     """Everything a model file holds.
 
     parameters: flat float32. step: steps trained in all. run: the options and the end
-    of the newest run (see trainer.Run), None before the first. lineage: what was done to
+    of the newest run (see run.Run), None before the first. lineage: what was done to
     the model, oldest first. recovered: a sentence, where the file was damaged and the
     previous one was read in its place.
     """
@@ -73,19 +81,13 @@ def save(model, path):
 
     The file that stood there becomes path.previous, unless it is damaged
     (model.recovered): then the good one there stays. Raises FemtoError, which names the
-    file, where that can't be, or where a number is NaN or infinite; the old file is then
-    untouched.
+    file, where that can't be, and NotFinite; the old file is then untouched.
     """
-    if (name := not_finite(model)) is not None:
-        raise FemtoError(f"{path} is not written, for {name} holds NaN or infinity")
+    for name, tensor in _tensors(model).items():
+        if not np.isfinite(tensor).all():
+            raise NotFinite(path, name)
     replace(path, _parts(model), keep_previous=not model.recovered)
     model.recovered = None
-
-
-def not_finite(model):
-    """The name of the model's first tensor that holds NaN or infinity, None if all are finite."""
-    return next((name for name, tensor in _tensors(model).items()
-                 if not np.isfinite(tensor).all()), None)
 
 
 def _tensors(model):

@@ -4,7 +4,6 @@ import hashlib
 import json
 import sys
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -202,26 +201,16 @@ def unigram_entropy(counts):
     return float(-(share * np.log(share)).sum())
 
 
-STRETCHES = 16  # parts of the text that each hold back their end
+def split(tokens, begin, end, num_tokens):
+    """(training, validation) parts of tokens: validation is tokens[begin:end].
 
-
-def split(tokens, val_fraction, num_tokens):
-    """(training, validation) parts of tokens, as Stretches.
-
-    Held back is the end of each of up to 16 equal stretches, together val_fraction of
-    all: a text's own end alone often differs from the rest (in Shakespeare's plays,
-    training without the last twentieth cost 0.15 nats on the plays after it). The
-    validation part is empty where it would be shorter than one window. Raises
-    FemtoError where what is left for training is.
+    The validation part is empty where it is shorter than one window. Raises FemtoError
+    where what is left for training is.
     """
-    held = int(len(tokens) * val_fraction)
-    stretches = max(1, min(STRETCHES, held // (4 * num_tokens)))
-    if held < num_tokens + 1:
-        stretches, val_fraction = 1, 0
-    ends = [len(tokens) * i // stretches for i in range(stretches + 1)]
-    keeps = [end - int((end - begin) * val_fraction) for begin, end in pairwise(ends)]
-    training = Stretches(tokens, list(zip(ends, keeps, strict=False)))
-    validation = Stretches(tokens, list(zip(keeps, ends[1:], strict=True)))
+    training = Stretches(tokens, [(0, begin), (min(end, len(tokens)), len(tokens))])
+    validation = tokens[begin:end]
+    if len(validation) < num_tokens + 1:
+        validation = tokens[:0]
     if len(training) < num_tokens + 1:
         raise FemtoError(
             f"the dataset has {len(training)} tokens to train on, but a window needs num_tokens "

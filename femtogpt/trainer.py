@@ -2,73 +2,33 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from . import checkpoint
 from .checkpoint import History
+from .curve import Curve
 from .data import draw_batch, windows
-from .errors import FemtoError
-from .optimizer import OPTIMIZER, SCHEDULE, Schedule, fresh_state, learning_rate, update
+from .divergence import Diverged, first_bad_place
+from .optimizer import fresh_state, learning_rate, update
 from .parallel import Engine
+from .run import begin, comparable_from
 
 VALIDATION_WINDOWS = 64
-# Two validations in a row this much above the best: the text is being memorised. From
-# then on Muon's matrices decay, which brings the loss on unseen text down again (on 56 KB
-# of simple words, C 80, 400 steps: from 1.60 to 1.29) but from the start slows learning.
-WORSE = 1.01
+# Once the text is being memorised Muon's matrices decay, which brings the loss on unseen text
+# down again (on 56 KB of simple words, C 80, 400 steps: from 1.60 to 1.29) but from the start
+# slows learning.
 DECAY_WHEN_MEMORISING = 1.0
 SAVE_SECONDS = 30  # between saves, where --save-every does not say
-LONGEST_RUN = 100_000  # steps, where the user sets no end
-
-
-class Diverged(FemtoError):
-    """The loss or a gradient is not finite. The file keeps the last good state."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run's options and ends: everything that decides its numbers, beside the text.
-
-    first_step, last_step: the model's steps it goes between. decay_steps None: the
-    recipe's. data: the dataset's fingerprint. It is stored in the model file, so that
-    a run that was cut off can be finished as it was begun.
-    """
-
-    first_step: int
-    last_step: int
-    data: str
-    dropout: float = 0.0
-    batch_size: int = 32
-    learning_rate: float = 3e-3
-    min_lr: float = 0.0
-    warmup_steps: int = 20
-    decay_steps: int | None = None
-    optimizer: str = "muon"
-    seed: int = 1
-    val_fraction: float = 0.05
-
-    @property
-    def schedule(self):
-        return Schedule(self.learning_rate, self.min_lr, self.warmup_steps, self.decay_steps)
-
-    def to_json(self):
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values):
-        if (not isinstance(values, dict) or set(values) != {f.name for f in fields(cls)}
-                or not all(isinstance(values[f.name], f.type) for f in fields(cls))):
-            raise FemtoError("the model's last run is not one this version of femtogpt writes; "
-                             "give --steps to begin a new one")
-        return cls(**values)
+ROLLBACKS = 10  # in one session: a rate a thousand times lower that diverges won't be mended
 
 
 @dataclass(frozen=True)
 class Record:
-    """One step: its number, loss in nats, AdamW's rate, the gradient's norm, its time."""
+    """One step: its number, loss in nats, AdamW's rate, the gradient's norm, its time, and
+    sentences on what happened at it."""
 
     step: int
     loss: float
@@ -77,40 +37,7 @@ class Record:
     ms: float
     tokens_per_second: float
     val_loss: float | None = None
-
-
-def defaults(recipe):
-    """What Run's options are for a recipe, where the user says nothing."""
-    return {**SCHEDULE[recipe]._asdict(), "optimizer": OPTIMIZER[recipe]}
-
-
-def plan(model, data, steps=None, until_step=None, **options):
-    """The Run that `train` is asked for: an unfinished one, or a new one from here.
-
-    data: the dataset's fingerprint. options: those the user gave. Raises FemtoError where
-    they contradict the unfinished run, or where nothing is left to do.
-    """
-    unfinished = Run.from_json(model.run) if model.run else None
-    if unfinished and model.step < unfinished.last_step and steps is None and until_step is None:
-        for name, value in options.items():
-            if getattr(unfinished, name) != value:
-                raise FemtoError(
-                    f"an unfinished run (step {model.step} of {unfinished.last_step}) has {name} "
-                    f"{getattr(unfinished, name)}, not {value}: leave the option away to finish "
-                    "it, or give --steps to begin a new run from here"
-                )
-        if unfinished.data != data:
-            raise FemtoError(
-                f"the dataset is not the one the unfinished run (step {model.step} of "
-                f"{unfinished.last_step}) began with: bring that back, or give --steps to begin "
-                "a new run on this one"
-            )
-        return unfinished
-    last = until_step if until_step is not None else model.step + (steps or LONGEST_RUN)
-    if last <= model.step:
-        raise FemtoError(f"the model is at step {model.step} already: --until-step {last} leaves "
-                         "nothing to do")
-    return Run(model.step, last, data, **{**defaults(model.config.recipe), **options})
+    notes: tuple = ()
 
 
 class Trainer:
@@ -129,49 +56,57 @@ class Trainer:
         sake, when four fifths of the time are over. until_loss: stop once the smoothed
         loss is at or below.
         """
-        self.model, self.run, self.path = model, run, path
+        self.model, self.run = model, run
+        self.path = None if path is None else Path(path).absolute()
         self.training, self.validation = training, validation
         self.save_every, self.seconds, self.until_loss = save_every, seconds, until_loss
         self.threads = threads
-        self.smoothed = None
-        for loss in model.history.losses:
-            self._smooth(loss)
-        self.best_loss = min((loss for _, loss in model.history.validation), default=math.inf)
-        self._best = None  # the model as it was at its best validation in this session
-        self._worse = self._best_saved = False
-        self.memorising = False
-        for step, _ in model.history.validation:
-            self._notice_memorising(step)
-        self._saved_step = None
         if model.optimizer is None or model.optimizer.kind != run.optimizer:
             model.optimizer = fresh_state(model.config, run.optimizer)
-        model.run = run.to_json()
+        begin(model, run)
+        self._start_from_here()
+        self._rollbacks, self._notes = 0, []
         T = model.config.num_tokens
         if len(validation):
             count = min(VALIDATION_WINDOWS, (len(validation) - 1) // T)
             starts = np.linspace(0, len(validation) - T - 1, count).astype(np.int64)
             self._validation_windows = windows(validation, starts, T)
-        # Often enough to draw a curve, seldom enough to cost a few percent at most.
-        self._validate_every = min(250, max(20, (run.last_step - run.first_step) // 20))
+
+    def _start_from_here(self):
+        """Everything that follows from the model's history."""
+        model, run = self.model, self.run
+        self.curve = Curve(model.history, run.first_step, comparable_from(model, run))
+        self._whole = True  # not in the middle of an update
+        self._best, self._best_saved = None, True  # the best of this session; of others, on disk
+        self._saved_step = None
 
     def __iter__(self):
-        model, run = self.model, self.run
-        T, start = model.config.num_tokens, time.monotonic()
-        began, saved_at = model.step, start
-        with Engine(model.config, run.batch_size, self.threads) as engine:
+        model = self.model
+        if self.run.on_nan == "rollback":
+            self.save()  # so that there is something to go back to
+        start, began = time.monotonic(), model.step
+        saved_at = start
+        with Engine(model.config, self.run.batch_size, self.threads) as engine:
             while model.step < self.run.last_step:
                 before = time.perf_counter()
-                loss, lr, norm = self._step(engine)
-                val_loss = self._validate(engine)
-                self._end_on_time(time.monotonic() - start, model.step - began)
-                due = self.save_every and model.step % self.save_every == 0
-                if due or (not self.save_every and time.monotonic() - saved_at > SAVE_SECONDS):
-                    self.save()
-                    saved_at = time.monotonic()
+                try:
+                    loss, lr, norm = self._step(engine)
+                    val_loss = self._validate(engine)
+                    self._end_on_time(time.monotonic() - start, model.step - began)
+                    due = self.save_every and model.step % self.save_every == 0
+                    if due or (not self.save_every
+                               and time.monotonic() - saved_at > SAVE_SECONDS):
+                        self.save()
+                        saved_at = time.monotonic()
+                except Diverged as error:
+                    self._roll_back(error)
+                    continue
                 seconds = time.perf_counter() - before
+                notes, self._notes = tuple(self._notes), []
                 yield Record(model.step, loss, lr, norm, 1000 * seconds,
-                             run.batch_size * T / seconds, val_loss)
-                if self.until_loss is not None and self.smoothed <= self.until_loss:
+                             self.run.batch_size * model.config.num_tokens / seconds, val_loss,
+                             notes)
+                if self.until_loss is not None and self.curve.smoothed <= self.until_loss:
                     break
 
     def _step(self, engine):
@@ -185,80 +120,105 @@ class Trainer:
             model.parameters, batch, run.dropout, keys
         )
         if not math.isfinite(loss) or not np.isfinite(squares).all():
-            self._diverge(f"at step {model.step + 1}: the loss or a gradient")
+            self._diverge(f"at step {model.step + 1}", first_bad_place(
+                model.config, model.parameters, batch, run.dropout, keys, gradient))
+        self._whole = False  # should memory run out within it, this state is none to save
         norm = update(engine.map, model.config, model.parameters, gradient, squares,
-                      model.optimizer, lr, DECAY_WHEN_MEMORISING if self.memorising else 0.0)
+                      model.optimizer, lr,
+                      DECAY_WHEN_MEMORISING if self.curve.memorising else 0.0)
         model.step += 1
         model.history.losses.append(float(np.float32(loss)))
-        self._smooth(model.history.losses[-1])
+        self._whole = True
+        self._note(self.curve.add(model.history.losses[-1]))
         return loss, lr, norm
 
-    def _diverge(self, where):
-        self._saved_step = self.model.step  # this state is not worth saving
+    def _note(self, sentence):
+        if sentence:
+            self._notes.append(sentence)
+
+    def _diverge(self, when, where):
+        self._whole = False
+        model, run = self.model, self.run
+        rate = learning_rate(run.schedule, model.config.recipe, model.step, run.first_step,
+                             run.last_step)
+        last = ", ".join(f"{x:.3f}" for x in model.history.losses[-3:])
         raise Diverged(
-            f"diverged {where} is not finite "
-            f"(last losses: {', '.join(f'{x:.3f}' for x in self.model.history.losses[-3:])}). "
-            "The model file keeps the last good save; go on from it with a lower --learning-rate"
+            f"diverged {when}, learning rate {rate:.3g}: NaN or infinity is first in {where} "
+            f"(last losses: {last or 'none'}). The model file keeps the last good save: go on from "
+            f"it with --on-nan rollback, or --steps N and --learning-rate {run.learning_rate / 2:g}"
         )
 
-    def _smooth(self, loss):
-        self.smoothed = loss if self.smoothed is None else 0.95 * self.smoothed + 0.05 * loss
+    def _roll_back(self, error):
+        """Goes back to the last save with other batches and half the rate, or raises error."""
+        if self.run.on_nan != "rollback" or self.path is None or self._rollbacks == ROLLBACKS:
+            raise error
+        self._rollbacks += 1
+        model, run, reached = self.model, self.run, self.model.step
+        good = checkpoint.load(self.path)
+        model.parameters, model.step, model.history = good.parameters, good.step, good.history
+        model.optimizer, model.recovered = good.optimizer, good.recovered
+        self.run = replace(run, learning_rate=run.learning_rate / 2, min_lr=run.min_lr / 2,
+                           seed=(run.seed + 1) % 2**63)
+        model.run = self.run.to_json()
+        model.lineage.append({"rollback": {
+            "from_step": reached, "to_step": model.step, "seed": self.run.seed,
+            "learning_rate": self.run.learning_rate}})
+        self._start_from_here()
+        self._note(f"{error}".split(" The model file")[0] + f" Went back to step {model.step}, "
+                   f"with --seed {self.run.seed} --learning-rate {self.run.learning_rate:g}")
 
     def _validate(self, engine):
         model, run = self.model, self.run
         done = model.step - run.first_step
         last = model.step == run.last_step
-        if not len(self.validation) or (done % self._validate_every and not last):
+        if not len(self.validation) or (done % run.validation_interval and not last):
             return None
         loss = engine.mean_loss(model.parameters, self._validation_windows)
         if not math.isfinite(loss):
-            self._diverge(f"after step {model.step}: the loss on held-back text")
+            self._diverge(f"when validated after step {model.step}", first_bad_place(
+                model.config, model.parameters, self._validation_windows, 0.0,
+                np.zeros(len(self._validation_windows), np.uint64)))
         model.history.validation.append((model.step, float(np.float32(loss))))
-        if loss < self.best_loss:
-            self.best_loss = loss
-            self._best = replace(model, parameters=model.parameters.copy(), optimizer=None,
-                                 run=None, history=History(list(model.history.losses),
-                                                           list(model.history.validation)))
+        self._note(self.curve.validated(*model.history.validation[-1]))
+        if self.curve.best_step == model.step and run.keep_best:
+            self._best = replace(
+                model, parameters=model.parameters.copy(), optimizer=None, run=None,
+                lineage=[*model.lineage, {"run": model.run}],
+                history=History(list(model.history.losses), list(model.history.validation)))
             self._best_saved = False
-        self._worse = loss > WORSE * self.best_loss
-        self._notice_memorising(model.step)
+        if run.patience is not None and self.curve.since_best >= run.patience and not last:
+            self._end_run(model.step)
+            self._note(f"stopped early: {run.patience} validations without a better one than at "
+                       f"step {self.curve.best_step}")
         return loss
-
-    def _notice_memorising(self, step):
-        """Sets self.memorising for good once this run's validations up to `step` show it."""
-        losses = [loss for at, loss in self.model.history.validation
-                  if self.run.first_step < at <= step]
-        if len(losses) > 2 and min(losses[-2:]) > WORSE * min(losses[:-2]):
-            self.memorising = True
 
     def _end_on_time(self, elapsed, done):
         """With --for: fixes the run's end when four fifths of its time are over."""
-        if self.seconds is None or elapsed < 0.8 * self.seconds:
-            return
-        end = self.model.step + max(1, round(done / 4))
-        self.run = replace(self.run, last_step=min(self.run.last_step, end))
+        if self.seconds is not None and elapsed >= 0.8 * self.seconds:
+            self._end_run(self.model.step + max(1, round(done / 4)))
+            self.seconds = None
+
+    def _end_run(self, step):
+        self.run = replace(self.run, last_step=min(self.run.last_step, step))
         self.model.run = self.run.to_json()
-        self.seconds = None
 
     def save(self):
-        """Saves the model; and its best state beside it, once the newest has become worse.
-
-        Returns the path of the best, if there is one, else None.
-        """
-        if self.path is None:
-            return None
-        if self._saved_step != self.model.step:
-            checkpoint.save(self.model, self.path)
-            self._saved_step = self.model.step
-        if not self._worse or self._best is None:
-            return None
-        if not self._best_saved:
-            checkpoint.save(self._best, best_path(self.path))
-            self._best_saved = True
-        return best_path(self.path)
+        """Saves the model, and beside it what it was at its best validation, if that is newer
+        than what is there. A state that is not whole (out of memory, diverged) is not saved."""
+        if self.path is None or not self._whole:
+            return
+        try:
+            if not self._best_saved:  # first: its step is not trained again if we die in between
+                checkpoint.save(self._best, best_path(self.path))
+                self._best_saved = True
+            if self._saved_step != self.model.step:
+                checkpoint.save(self.model, self.path)
+                self._saved_step = self.model.step
+        except checkpoint.NotFinite as error:
+            self._diverge(f"at step {self.model.step}", f"the tensor {error.name}")
 
 
 def best_path(path):
-    """Where the state of the best validation is kept, once training has made it worse."""
+    """Where the state of the best validation is kept."""
     path = Path(path)
     return path.with_name(f"{path.stem}.best{path.suffix}")

@@ -11,8 +11,8 @@ import femtogpt
 from femtogpt import checkpoint
 from femtogpt.config import GPTConfig
 from femtogpt.model import initial_parameters
+from femtogpt.run import Run
 from femtogpt.tokenizer import train_char
-from femtogpt.trainer import Run
 
 ROOT = Path(femtogpt.__file__).resolve().parents[1]
 LETTERS = "\n abcdefghijk"

@@ -14,8 +14,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Imports run down this list, never up.
 LEVELS = [
     {"cli"},
-    {"trainer", "sampler", "decoder", "scoring", "surgery", "exchange"},
-    {"checkpoint", "durable", "model", "data", "cache", "parallel", "optimizer"},
+    {"trainer", "divergence", "sampler", "decoder", "scoring", "surgery", "exchange"},
+    {"checkpoint", "durable", "run", "curve", "model", "data", "cache", "parallel", "optimizer"},
     {"config", "tensors", "layers", "tokenizer", "errors"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
@@ -144,7 +144,8 @@ def test_nothing_unpickles_or_runs_text(path):
 
 
 def test_every_command_has_its_file_and_every_file_its_command():
-    commands = {path.stem for path in (PACKAGE / "cli").glob("*.py")} - {"__init__", "options"}
+    shared = {"__init__", "options", "progress", "signals"}
+    commands = {path.stem for path in (PACKAGE / "cli").glob("*.py")} - shared
     assert set(COMMANDS.values()) == commands
     for name, module in COMMANDS.items():
         assert module == name.replace("-", "_") or name == "infer"

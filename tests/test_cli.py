@@ -172,7 +172,7 @@ def test_a_json_array_of_strings_is_a_tokenizer(folder):
 
 
 def test_train_log_has_a_json_line_a_step(folder):
-    trained("--log=log")
+    trained("--log=log", "--val-fraction=0.1")
     records = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(1, 31))
     required = {"step", "loss", "lr", "ms", "tokens_per_second"}
@@ -185,10 +185,11 @@ def test_train_log_has_a_json_line_a_step(folder):
 
 
 def test_train_says_progress_on_standard_error_and_nothing_on_standard_output(folder):
-    result = trained("--sample-every=10")
+    result = trained("--sample-every=10", "--val-fraction=0.1")
     assert result.stdout == ""
     lines = result.stderr.splitlines()
-    assert lines[0].startswith("model.safetensors: step 0 -> 30, ") and "held back" in lines[0]
+    assert lines[0].startswith("model.safetensors: step 0 -> 30, ") and (
+        ", 2,700 tokens to train on, 300 held back (its end, 10%), " in lines[0])
     plain = [line for line in lines if re.match(
         r"step \d+/30: loss \d+\.\d+, smoothed \d+\.\d+, [\d,]+ tokens/s", line)]
     assert all(line.endswith(" min left") for line in plain[1:])
@@ -279,7 +280,8 @@ def test_a_run_that_diverges_says_so_and_leaves_the_file(folder):
     before = (folder / "model.safetensors").read_bytes()
     result = invoke_both("train", "--steps=50", "--optimizer=adamw", "--learning-rate=1e30",
                          "--val-fraction=0", exit_code=1)
-    assert re.search(r"^femtogpt: diverged at step \d+: .*--learning-rate$", result.stderr, re.M)
+    assert re.search(r"^femtogpt: diverged at step \d+, learning rate \S+: NaN or infinity is first "
+                     r"in the \S+ .*--learning-rate 5e\+29$", result.stderr, re.M)
     assert (folder / "model.safetensors").read_bytes() == before
 
 
@@ -372,7 +374,7 @@ def test_info_json_has_its_keys(folder):
     assert keys <= set(values)
     assert values["history"] == {"loss": [], "validation": []}
     assert (values["tokenizer"], values["step"], values["num_heads"]) == ("char", 0, 2)
-    invoke("train", "--steps=25", "--dropout=0.2")
+    invoke("train", "--steps=25", "--dropout=0.2", "--val-fraction=0.1")
     values = json.loads(invoke("info", "--json"))
     assert keys <= set(values)
     assert values["size_bytes"] == os.path.getsize("model.safetensors")
@@ -724,7 +726,7 @@ def test_the_second_signal_ends_at_once_and_leaves_the_last_good_file(folder):
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.returncode in (143, 130)  # the order in which they came
     assert "saved" not in err
     assert (folder / "model.safetensors").read_bytes() == before
     assert checkpoint.load("model.safetensors").step == 0

@@ -15,8 +15,9 @@ from femtogpt.data import draw_batch, split, windows
 from femtogpt.errors import FemtoError
 from femtogpt.optimizer import MUON_PER_ADAMW
 from femtogpt.parallel import Engine
-from femtogpt.tensors import views
-from femtogpt.trainer import Diverged, Run, Trainer, best_path, plan
+from femtogpt.run import Run, plan
+from femtogpt.tensors import named, views
+from femtogpt.trainer import Diverged, Trainer, best_path
 
 TOKENS = TOKENIZER.encode(text())
 KINDS = [("standard", "muon"), ("standard", "adamw"), ("femto", "adamw"), ("femto", "muon")]
@@ -31,8 +32,8 @@ def train(path, model=None, steps=10, until=None, threads=1, save_every=10**9, *
     if steps is not None:
         options = {name: value for name, value in asdict(some_run(**options)).items()
                    if name not in ("first_step", "last_step", "data") and value is not None}
-    chosen = plan(model, "d", steps, **options)
-    training, validation = split(TOKENS, chosen.val_fraction, model.config.num_tokens)
+    chosen = plan(model, "d", steps, **options).with_held_back(len(TOKENS), 8)
+    training, validation = split(TOKENS, chosen.val_begin, chosen.val_end, 8)
     session = Trainer(model, chosen, training, validation, path, threads, save_every)
     records = []
     for record in session:
@@ -132,7 +133,7 @@ def test_a_second_run_goes_on_and_keeps_the_history(tmp_path):
     assert second.history.losses[10:] == [float(np.float32(record.loss)) for record in records]
     assert (second.run["first_step"], second.run["last_step"]) == (10, 15)
     assert second.run["learning_rate"] == 1e-4
-    assert second.lineage == first.lineage
+    assert second.lineage == [*first.lineage, {"run": first.run}]
 
 
 def test_training_learns():
@@ -158,7 +159,7 @@ def test_an_unfinished_run_goes_on_with_its_own_options():
 
 @pytest.mark.parametrize(("name", "value"), [
     ("dropout", 0.2), ("batch_size", 5), ("learning_rate", 1e-3), ("optimizer", "adamw"),
-    ("seed", 1), ("val_fraction", 0.0), ("decay_steps", 3), ("min_lr", 1e-4),
+    ("seed", 1), ("val_fraction", 0.1), ("eval_every", 7), ("decay_steps", 3), ("min_lr", 1e-4),
 ])
 def test_an_option_that_contradicts_the_unfinished_run_is_refused(name, value):
     with pytest.raises(FemtoError, match=rf"step 4 of 10.*{name}.*--steps"):
@@ -195,7 +196,7 @@ def test_each_recipe_has_its_own_defaults(recipe, expected):
     new = plan(fresh_model(recipe=recipe), "d", 5)
     assert (new.learning_rate, new.min_lr, new.warmup_steps, new.decay_steps,
             new.optimizer) == expected
-    assert (new.dropout, new.batch_size, new.val_fraction) == (0.0, 32, 0.05)
+    assert (new.dropout, new.batch_size, new.val_fraction) == (0.0, 32, 0.0)
 
 
 def test_a_run_survives_the_file():
@@ -290,14 +291,15 @@ def test_until_loss_stops_once_the_smoothed_loss_is_there():
 
 def test_the_smoothed_loss_is_the_same_after_a_resume(tmp_path):
     def smoothed(model):
-        return Trainer(model, some_run(), TOKENS, []).smoothed
+        return Trainer(model, some_run(), TOKENS, []).curve.smoothed
 
     model = fresh_model()
     session = Trainer(model, some_run(), TOKENS, [], tmp_path / "model")
     for _ in session:
         pass
     session.save()
-    assert session.smoothed == smoothed(model) == smoothed(checkpoint.load(tmp_path / "model"))
+    found = checkpoint.load(tmp_path / "model")
+    assert session.curve.smoothed == smoothed(model) == smoothed(found)
     assert smoothed(fresh_model()) is None
 
 
@@ -331,7 +333,9 @@ def test_a_nan_among_the_parameters_is_noticed_at_once(tmp_path, place):
     model.parameters[place] = np.nan
     # A token may not occur in a batch, so its embedding is not looked at: take them all.
     session = Trainer(model, some_run(batch_size=64), TOKENS, [], path)
-    assert "step 1:" in assert_diverges(path, session)
+    said = assert_diverges(path, session)
+    name = list(named(model.parameters, model.config))[place]
+    assert "at step 1," in said and f"first in the parameter {name} (" in said
 
 
 def test_a_validation_loss_that_is_not_finite_is_noticed(tmp_path, monkeypatch):
@@ -339,7 +343,7 @@ def test_a_validation_loss_that_is_not_finite_is_noticed(tmp_path, monkeypatch):
     checkpoint.save(model, path)
     monkeypatch.setattr(Engine, "mean_loss", lambda *_: float("nan"))
     session = Trainer(model, some_run(), TOKENS, TOKENS, path)
-    assert "held-back" in assert_diverges(path, session)
+    assert "validated after step 10" in assert_diverges(path, session)
     assert model.history.validation == []
 
 
@@ -353,7 +357,7 @@ def test_memorising_is_noticed_after_two_validations_worse_than_the_best():
         model.step = 10
         model.history.validation = list(enumerate(losses, start=1))
         chosen = some_run(first_step=first_step, last_step=20)
-        return Trainer(model, chosen, TOKENS, []).memorising
+        return Trainer(model, chosen, TOKENS, []).curve.memorising
 
     assert noticed([1.0, 1.02, 1.02])
     assert noticed([1.0, 1.02, 1.02, 0.9])  # for good
@@ -367,7 +371,7 @@ def test_memorising_turns_weight_decay_on_for_the_blocks_matrices():
     def after_a_step(memorising):
         model = fresh_model()
         session = Trainer(model, some_run(warmup_steps=0), TOKENS, [])
-        session.memorising = memorising
+        session.curve.memorising = memorising
         return views(model.parameters, model.config), next(iter(session)).lr
 
     (plain, rate), (decayed, _) = after_a_step(False), after_a_step(True)
@@ -380,26 +384,54 @@ def test_memorising_turns_weight_decay_on_for_the_blocks_matrices():
             np.testing.assert_array_equal(one, other)
 
 
-def test_the_best_state_is_kept_beside_once_the_newest_is_worse(tmp_path, monkeypatch):
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_the_best_state_and_the_last_are_both_kept(tmp_path, monkeypatch, keep_best):
     path, model = tmp_path / "model.safetensors", fresh_model()
     planned = iter([2.0, 1.5, 1.6, 1.7])
     monkeypatch.setattr(Engine, "mean_loss", lambda *_: next(planned))
-    chosen = some_run(last_step=80)
+    chosen = some_run(last_step=80, keep_best=keep_best)
     session = Trainer(model, chosen, TOKENS, TOKENS, path)
     states = {}
     for record in session:
         states[record.step] = model.parameters.copy()
-        if record.step in (20, 40):
-            assert session.save() is None
-            assert not best_path(path).exists()
-    assert session.memorising
-    assert session.save() == best_path(path) == tmp_path / "model.best.safetensors"
+        if record.step in (20, 40, 50):
+            session.save()
+            assert best_path(path).exists() == keep_best
+            if keep_best:
+                assert checkpoint.load(best_path(path)).step == min(record.step, 40)
+    session.save()
+    assert checkpoint.load(path).step == 80
+    assert best_path(path) == tmp_path / "model.best.safetensors"
+    if not keep_best:
+        assert not best_path(path).exists()
+        return
     best = checkpoint.load(best_path(path))
     assert (best.step, len(best.history.losses)) == (40, 40)
     assert best.history.validation == [(20, 2.0), (40, 1.5)]
     np.testing.assert_array_equal(best.parameters, states[40])
     assert best.run is None and best.optimizer is None
-    assert checkpoint.load(path).step == 80
+    assert best.lineage == [*model.lineage, {"run": chosen.to_json()}]
+
+
+def test_the_best_of_a_run_outlives_a_kill_and_a_worse_second_run(tmp_path, monkeypatch):
+    path, model = tmp_path / "model", fresh_model()
+    planned = iter([2.0, 1.5, 1.6, 1.7, 1.6])
+    monkeypatch.setattr(Engine, "mean_loss", lambda *_: next(planned))
+    chosen = some_run(last_step=80, data="d", val_begin=2000, val_end=3000)
+    for record in Trainer(model, chosen, TOKENS, TOKENS, path, save_every=50):
+        if record.step == 55:
+            break  # killed: nothing is saved
+    model = checkpoint.load(path)
+    for _ in (session := Trainer(model, chosen, TOKENS, TOKENS, path)):
+        pass
+    session.save()
+    assert session.curve.best_step == 40
+    second = replace(chosen, first_step=80, last_step=100)
+    for _ in (session := Trainer(model, second, TOKENS, TOKENS, path)):
+        pass
+    session.save()
+    assert checkpoint.load(best_path(path)).step == 40
+    assert session.curve.best_loss == 1.5
 
 
 def test_validation_is_the_mean_loss_without_dropout_of_windows_over_all_of_the_text():
@@ -419,25 +451,32 @@ def test_validation_is_the_mean_loss_without_dropout_of_windows_over_all_of_the_
 
 @pytest.mark.parametrize("fraction", [0.0, 0.01, 0.05, 0.3, 0.5])
 @pytest.mark.parametrize("length", [60, 200, 1000, 12345])
-def test_the_two_parts_have_no_token_in_common_and_lack_none(length, fraction):
+def test_the_texts_end_is_held_back_and_not_trained_on(length, fraction):
     tokens = np.arange(length)
-    training, validation = split(tokens, fraction, 8)
-    both = np.concatenate([*training.parts, *validation.parts])
-    np.testing.assert_array_equal(np.sort(both), tokens)
-    if length * fraction < 9:
-        assert len(validation) == 0
-    else:
-        assert abs(len(validation) - length * fraction) <= 16
-    if len(validation) > 16 * 4 * 8:  # held back from all of the text
-        assert validation.parts[0][0] < length / 10 and validation.parts[-1][-1] == length - 1
+    chosen = some_run(val_fraction=fraction).with_held_back(length, 8)
+    training, validation = split(tokens, chosen.val_begin, chosen.val_end, 8)
+    np.testing.assert_array_equal(np.concatenate([*training.parts, validation]), tokens)
+    assert len(validation) == (int(length * fraction) if length * fraction >= 9 else 0)
+
+
+def test_what_was_held_back_stays_so_when_the_text_changes():
+    chosen = some_run(val_fraction=0.1).with_held_back(1000, 8)
+    assert chosen.with_held_back(1500, 8) == chosen  # the text was made longer
+    training, validation = split(np.arange(1500), chosen.val_begin, chosen.val_end, 8)
+    np.testing.assert_array_equal(validation, np.arange(900, 1000))
+    np.testing.assert_array_equal(np.concatenate(training.parts),
+                                  [*range(900), *range(1000, 1500)])
+    for shorter, left in ((950, 50), (905, 0), (800, 0)):
+        training, validation = split(np.arange(shorter), chosen.val_begin, chosen.val_end, 8)
+        assert (len(training), len(validation)) == (min(900, shorter), left)
 
 
 def test_too_short_a_text_is_an_error_that_says_how_long_it_must_be():
-    assert len(split(np.arange(9), 0.5, 8)[0]) == 9
+    assert len(split(np.arange(9), 9, 9, 8)[0]) == 9
     with pytest.raises(FemtoError, match=r"8 tokens.*num_tokens \+ 1 = 9.*--num-tokens"):
-        split(np.arange(8), 0.0, 8)
+        split(np.arange(8), 8, 8, 8)
     with pytest.raises(FemtoError):
-        split(np.arange(0), 0.05, 8)
+        split(np.arange(0), 0, 0, 8)
 
 
 def test_a_batch_follows_from_seed_and_step_alone():

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import click
 
@@ -33,8 +33,12 @@ case_option = click.option(
 
 
 def say(message):
-    """A line for the person at the terminal; results go to standard output instead."""
-    click.echo(message, err=True)
+    """A line for the person at the terminal; results go to standard output instead.
+
+    That nobody reads it any more (a closed terminal, a pipe to `head`) must not end a run.
+    """
+    with suppress(OSError):
+        click.echo(message, err=True)
 
 
 def print_json(values):

@@ -7,15 +7,12 @@ import re
 import shutil
 import signal
 import sys
-import threading
-import time
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 
 import click
 
 from ..errors import FemtoError
 from .options import (
-    PLAIN_LINE_SECONDS,
     dataset_option,
     load_model,
     long_reading,
@@ -24,8 +21,8 @@ from .options import (
     say_if_compiling,
     threads_option,
 )
-
-SIGNALS = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+from .progress import Progress
+from .signals import stop_signals
 
 
 class Duration(click.ParamType):
@@ -63,13 +60,24 @@ class Duration(click.ParamType):
 @click.option("--sample-every", type=click.IntRange(0),
               help="Steps between generated lines; 0: none. [default: a tenth of the run]")
 @click.option("--val-fraction", type=click.FloatRange(0, 0.5),
-              help="How much of the text to hold back and measure on. [default: 0.05]")
+              help="How much of the text, its end, to hold back and measure on. [default: 0.1 of a "
+              "text of over 100 KB, else 0]")
+@click.option("--eval-every", type=click.IntRange(1),
+              help="Steps between measurements on it. [default: a twentieth of the run, 20 to 250]")
+@click.option("--patience", type=click.IntRange(1),
+              help="Stop early after so many of them without a better one.")
+@click.option("--best/--no-best", "keep_best", default=None,
+              help="Keep the model that told it best in model.best.safetensors. [default: yes]")
+@click.option("--on-nan", type=click.Choice(["stop", "rollback"]),
+              help="Rollback: to the last save, other batches, half the rate. [default: stop]")
 @click.option("--for", "seconds", type=Duration(), help="Train about this long, e.g. 20m.")
 @click.option("--until-loss", type=float, help="Stop once the smoothed loss is at or below.")
 @click.option("--log", type=click.Path(), help="Append a JSON line a step.")
 @click.option("--reset-optimizer", is_flag=True, help="Begin with fresh moments.")
+@click.option("--changed-dataset", is_flag=True,
+              help="Finish a run though its dataset is not what it was.")
 def command(model, datasets, steps, until_step, threads, save_every, sample_every, seconds,
-            until_loss, log, reset_optimizer, **options):
+            until_loss, log, reset_optimizer, changed_dataset, **options):
     """Train a model; a run that was cut off is finished first.
 
     \b
@@ -83,52 +91,72 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
 
     from ..data import encode_texts, find_texts, fingerprint, split
     from ..durable import lock
-    from ..trainer import Trainer, plan
+    from ..run import earlier_runs, plan
+    from ..trainer import Trainer
 
-    with lock(model), ExitStack() as stack:
+    with lock(model):
         loaded = load_model(model)
         texts = find_texts(datasets)
         with long_reading("reading") as progress:
             data = fingerprint(texts, progress)
         given = {name: value for name, value in options.items() if value is not None}
-        run = plan(loaded, data, steps, until_step, **given)
+        run = plan(loaded, data, steps, until_step, sum(text.size for text in texts),
+                   changed_dataset, **given)
         with long_reading("tokenizing") as progress:
             tokens = encode_texts(loaded.tokenizer, texts, data, progress, say)
-        stop = stack.enter_context(_stop_signals())  # until here there is nothing to save
-        training, validation = split(tokens, run.val_fraction, loaded.config.num_tokens)
+        run = run.with_held_back(len(tokens), loaded.config.num_tokens)
+        training, validation = split(tokens, run.val_begin, run.val_end, loaded.config.num_tokens)
+        if any(earlier.data == data and (earlier.val_begin, earlier.val_end)
+               != (run.val_begin, run.val_end) for earlier in earlier_runs(loaded)):
+            say("warning: an earlier run held back another part of this text: the model was "
+                "trained already on some of what is held back now")
         if reset_optimizer:
             loaded.optimizer = None
-        trainer = Trainer(loaded, run, training, validation, model, threads, save_every, seconds,
-                          until_loss)
-        _look_at_disk(model, loaded)
         began = loaded.step
-        say(f"{model}: step {loaded.step} -> {run.last_step}, {len(training):,} tokens to train "
-            f"on, {len(validation):,} held back, {run.optimizer}, seed {run.seed}")
-        say_if_compiling()
-        if sample_every is None:
-            sample_every = max(50, (run.last_step - run.first_step) // 10)
-        try:
-            with _log_file(log) as log_file, _Progress(trainer) as progress:
-                told = trainer.memorising
-                for record in trainer:
-                    progress.show(record)
-                    if trainer.memorising and not told:
-                        told = True
-                        progress.say(f"step {record.step}: held-back text is told worse now: the "
-                                     "text is being memorised; weight decay is on")
-                    if log_file:
-                        _append(log_file, log, record)
-                    if sample_every and record.step % sample_every == 0:
-                        progress.say(f"step {record.step}: {_sample(loaded, record.step)}")
-                    if stop.signal:
-                        break
-        finally:
-            best = trainer.save() if loaded.step > began else None
-    _conclude(loaded, training, best)
+        with stop_signals() as stop:  # until here there is nothing to save
+            trainer = Trainer(loaded, run, training, validation, model, threads, save_every,
+                              seconds, until_loss)
+            _look_at_disk(model, loaded)
+            say(f"{model}: step {began} -> {run.last_step}, {len(training):,} tokens to train on, "
+                f"{_held_back(run, tokens, validation)}, {run.optimizer}, seed {run.seed}")
+            say_if_compiling()
+            try:
+                if not stop.signal:
+                    _train(trainer, stop, sample_every, log)
+            finally:
+                if loaded.step > began:
+                    trainer.save()
+    if loaded.step > began:
+        _conclude(trainer, training)
     if stop.signal and loaded.step < trainer.run.last_step:
         say(f"stopped by {signal.Signals(stop.signal).name} and saved at step {loaded.step}; "
             "`femtogpt train` goes on")
         sys.exit(128 + stop.signal)
+
+
+def _held_back(run, tokens, validation):
+    if len(validation):
+        where = "its end" if run.val_end == len(tokens) else "what was held back before"
+        return f"{len(validation):,} held back ({where}, {len(validation) / len(tokens):.0%})"
+    return "none held back" if run.val_fraction else "none held back (--val-fraction)"
+
+
+def _train(trainer, stop, sample_every, log):
+    """Runs the trainer, telling what happens, until its end or a signal."""
+    run = trainer.run
+    if sample_every is None:
+        sample_every = max(50, (run.last_step - run.first_step) // 10)
+    with _log_file(log) as log_file, Progress(trainer) as progress:
+        for record in trainer:
+            progress.show(record)
+            for note in record.notes:
+                progress.say(f"step {record.step}: {note}")
+            if log_file:
+                _append(log_file, log, record)
+            if sample_every and record.step % sample_every == 0:
+                progress.say(f"step {record.step}: {_sample(trainer.model, record.step)}")
+            if stop.signal:
+                break
 
 
 def _log_file(path):
@@ -145,6 +173,8 @@ def _append(file, path, record):
               "tokens_per_second": record.tokens_per_second}
     if record.val_loss is not None:
         values["val_loss"] = record.val_loss
+    if record.notes:
+        values["notes"] = record.notes
     try:
         file.write(json.dumps(values).encode() + b"\n")
     except OSError as error:
@@ -173,9 +203,11 @@ def _look_at_disk(path, model):
             f"{3 * size / 1e6:.0f} MB")
 
 
-def _conclude(model, training, best):
+def _conclude(trainer, training):
     from ..data import count_bytes, count_tokens, unigram_entropy
+    from ..trainer import best_path
 
+    model = trainer.model
     recent = model.history.losses[-20:]
     loss = sum(recent) / len(recent)
     counts = count_tokens(training, model.config.vocab_size)
@@ -187,88 +219,7 @@ def _conclude(model, training, best):
     if model.history.validation:
         line += f"; on held-back text {model.history.validation[-1][1]:.4f}"
     say(line)
-    if best:
-        say(f"the held-back text was told better before (training memorises by now): the model "
-            f"of that step is {best}")
-
-
-class _Progress:
-    """One tqdm line on a terminal; elsewhere a plain line now and then."""
-
-    def __init__(self, trainer):
-        from tqdm import tqdm
-
-        self.trainer, self.began, self.first = trainer, None, None
-        self.bar = tqdm(
-            total=trainer.run.last_step, initial=trainer.model.step,
-            disable=not sys.stderr.isatty(),
-            bar_format="step {n_fmt}/{total_fmt} |{bar}| {remaining} left, {desc}",
-        )
-        self.last_line = -math.inf
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.bar.close()
-
-    def show(self, record):
-        smoothed, last = self.trainer.smoothed, self.trainer.run.last_step
-        numbers = (f"loss {record.loss:.3f}, smoothed {smoothed:.3f}, "
-                   f"{record.tokens_per_second:,.0f} tokens/s")
-        if record.val_loss is not None:
-            self.validation = f", held back {record.val_loss:.3f}"
-        numbers += getattr(self, "validation", "")
-        if not self.bar.disable:
-            self.bar.total = last
-            self.bar.set_description_str(numbers, refresh=False)
-            self.bar.update()
-            return
-        now = time.monotonic()
-        if self.began is None:
-            self.began, self.first = now, record.step
-        if now - self.last_line >= PLAIN_LINE_SECONDS or record.step == last:
-            self.last_line = now
-            done = record.step - self.first
-            if not done:  # the first step, which may have compiled: nothing to judge by
-                say(f"step {record.step}/{last}: {numbers}")
-                return
-            left = (now - self.began) / done * (last - record.step)
-            say(f"step {record.step}/{last}: {numbers}, {left / 60:.1f} min left")
-
-    def say(self, line):
-        if self.bar.disable:
-            say(line)
-        else:
-            self.bar.write(line, file=sys.stderr)
-
-
-class _Stop:
-    signal = None
-
-
-@contextmanager
-def _stop_signals():
-    """Yields an object whose .signal becomes the number of the first signal to stop.
-
-    The second ends the process at once: a save writes beside the model and renames, so
-    the last good file stays. What is ignored (SIGHUP under nohup) stays ignored.
-    """
-    stop = _Stop()
-
-    def handle(number, frame):
-        if stop.signal:
-            os._exit(128 + number)
-        stop.signal = number
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for name in SIGNALS:
-            number = getattr(signal, name)
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    step, loss = trainer.curve.best_step, trainer.curve.best_loss
+    if step is not None and step < model.step and trainer.run.keep_best:
+        say(f"it was told better at step {step} ({loss:.4f}): that model is "
+            f"{best_path(trainer.path).name}")

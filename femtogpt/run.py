@@ -1,0 +1,163 @@
+"""A run: the options and ends that decide its numbers, and how a run that was cut off goes on."""
+
+import contextlib
+import math
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+
+from .errors import FemtoError
+from .optimizer import OPTIMIZER, OPTIMIZERS, SCHEDULE, Schedule
+
+LONGEST_RUN = 100_000  # steps, where the user sets no end
+VAL_FRACTION = 0.1  # of the text is held back
+SMALL_TEXT = 100_000  # bytes: of so little, all is trained on
+ON_NAN = ("stop", "rollback")
+# What decides when a run ends or what is kept beside it may change before it is finished.
+CHANGEABLE = ("patience", "on_nan", "keep_best")
+HELD_BACK = ("val_fraction", "val_begin", "val_end")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's options and ends: everything that decides its numbers, beside the text.
+
+    first_step, last_step: the model's steps it goes between. data: the dataset's
+    fingerprint. decay_steps None: the recipe's. val_begin, val_end: the tokens that are
+    held back, known once the text is tokenized. eval_every: steps, None: by the run's length.
+    patience: validations without a best one after which the run ends, None: never. It is
+    stored in the model file, so that a run that was cut off can be finished as it was begun.
+    """
+
+    first_step: int
+    last_step: int
+    data: str
+    dropout: float = 0.0
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    min_lr: float = 0.0
+    warmup_steps: int = 20
+    decay_steps: int | None = None
+    optimizer: str = "muon"
+    seed: int = 1
+    val_fraction: float = 0.0
+    val_begin: int | None = None
+    val_end: int | None = None
+    eval_every: int | None = None
+    patience: int | None = None
+    on_nan: str = "stop"
+    keep_best: bool = True
+
+    @property
+    def schedule(self):
+        return Schedule(self.learning_rate, self.min_lr, self.warmup_steps, self.decay_steps)
+
+    @property
+    def validation_interval(self):
+        """Steps between validations: by default often enough to draw a curve, seldom enough to
+        cost a few percent at most."""
+        return self.eval_every or min(250, max(20, (self.last_step - self.first_step) // 20))
+
+    def to_json(self):
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values):
+        """Raises FemtoError for what no femtogpt of this version, or before, has written."""
+        known = {f.name: f for f in fields(cls)}
+        needed = {name for name, f in known.items() if f.default is MISSING}
+        if (not isinstance(values, dict) or not needed <= set(values) <= set(known)
+                or not all(isinstance(value, known[name].type) and _sane(value)
+                           for name, value in values.items())):
+            raise FemtoError("the model's last run is not one this version of femtogpt writes; "
+                             "give --steps to begin a new one")
+        run = cls(**values)
+        if (run.optimizer not in OPTIMIZERS or run.on_nan not in ON_NAN or run.dropout >= 1
+                or not 1 <= run.batch_size <= 65536 or 0 in (run.eval_every, run.patience)):
+            raise FemtoError("the model's last run has options that cannot be; "
+                             "give --steps to begin a new one")
+        return run
+
+    def with_held_back(self, count, num_tokens):
+        """The run once its text is known to have `count` tokens: the end of it is held back,
+        if that makes a window of num_tokens.
+
+        What a run held back at first it keeps, though its text be changed under it.
+        """
+        if self.val_begin is not None:
+            return self
+        held = int(count * self.val_fraction)
+        return replace(self, val_begin=count - held if held > num_tokens else count, val_end=count)
+
+
+def _sane(value):
+    return isinstance(value, str | None) or (math.isfinite(value) and 0 <= value < 2**63)
+
+
+def defaults(recipe):
+    """What Run's options are for a recipe, where the user says nothing."""
+    return {**SCHEDULE[recipe]._asdict(), "optimizer": OPTIMIZER[recipe]}
+
+
+def plan(model, data, steps=None, until_step=None, size=0, changed_data=False, **options):
+    """The Run that `train` is asked for: an unfinished one, or a new one from here.
+
+    data: the dataset's fingerprint, size: its bytes. changed_data: another dataset may take
+    the place of the unfinished run's. options: those the user gave. Raises FemtoError where
+    they contradict the unfinished run, or where nothing is left to do.
+    """
+    if steps is None and until_step is None and model.run:
+        unfinished = Run.from_json(model.run)
+        if model.step < unfinished.last_step:
+            return _resumed(unfinished, model.step, data, changed_data, options)
+    last = until_step if until_step is not None else model.step + (steps or LONGEST_RUN)
+    if last <= model.step:
+        raise FemtoError(f"the model is at step {model.step} already: --until-step {last} leaves "
+                         "nothing to do")
+    chosen = {"val_fraction": VAL_FRACTION if size > SMALL_TEXT else 0.0}
+    before = next((run for run in reversed(earlier_runs(model))
+                   if run.data == data and run.val_begin is not None), None)
+    if before and options.get("val_fraction", before.val_fraction) == before.val_fraction:
+        # What was held back of this very text, by whatever fraction, stays so.
+        chosen = {name: getattr(before, name) for name in HELD_BACK}
+    return Run(model.step, last, data, **defaults(model.config.recipe) | chosen | options)
+
+
+def _resumed(run, step, data, changed_data, options):
+    where = f"(step {step} of {run.last_step})"
+    for name, value in options.items():
+        if getattr(run, name) != value and name not in CHANGEABLE:
+            raise FemtoError(
+                f"an unfinished run {where} has {name} {getattr(run, name)}, not {value}: leave "
+                "the option away to finish it, or give --steps to begin a new run from here"
+            )
+    if run.data != data and not changed_data:
+        raise FemtoError(
+            f"the dataset is not the one the unfinished run {where} began with: bring that back, "
+            "give --changed-dataset to go on with this one, or --steps to begin a new run on it"
+        )
+    return replace(run, data=data, **{n: v for n, v in options.items() if n in CHANGEABLE})
+
+
+def begin(model, run):
+    """Makes run the model's newest; the one before it, if it trained, goes to the lineage."""
+    if model.run and model.run.get("first_step") != run.first_step:
+        model.lineage.append({"run": model.run})
+    model.run = run.to_json()
+
+
+def earlier_runs(model):
+    """The model's Runs, oldest first, as far as its lineage tells."""
+    found = []
+    for entry in [*model.lineage, {"run": model.run}]:
+        with contextlib.suppress(FemtoError, AttributeError):
+            found.append(Run.from_json(entry.get("run")))
+    return found
+
+
+def comparable_from(model, run):
+    """The step since which the model's validations are all of what `run` holds back."""
+    first = run.first_step
+    for earlier in reversed(earlier_runs(model)):
+        if any(getattr(earlier, name) != getattr(run, name) for name in ("data", *HELD_BACK)):
+            break
+        first = min(first, earlier.first_step)
+    return first
