@@ -280,8 +280,8 @@ def test_a_run_that_diverges_says_so_and_leaves_the_file(folder):
     before = (folder / "model.safetensors").read_bytes()
     result = invoke_both("train", "--steps=50", "--optimizer=adamw", "--learning-rate=1e30",
                          "--val-fraction=0", exit_code=1)
-    assert re.search(r"^femtogpt: diverged at step \d+, learning rate \S+: NaN or infinity is first "
-                     r"in the \S+ .*--learning-rate 5e\+29$", result.stderr, re.M)
+    assert re.search(r"^femtogpt: diverged at step \d+, learning rate \S+: NaN or infinity is "
+                     r"first in the \S+ .*--learning-rate 5e\+29$", result.stderr, re.M)
     assert (folder / "model.safetensors").read_bytes() == before
 
 
