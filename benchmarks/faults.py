@@ -58,7 +58,7 @@ class Watched:
 
 
 def watched_open(*arguments):
-    return Watched(builtins.open(*arguments))  # noqa: SIM115: durable.py closes it
+    return Watched(builtins.open(*arguments))
 
 
 if __name__ == "__main__":

@@ -144,6 +144,14 @@ def begin(model, run):
     model.run = run.to_json()
 
 
+def newest_run(model):
+    """The model's newest Run, None where there is none that can be read."""
+    try:
+        return Run.from_json(model.run) if model.run else None
+    except FemtoError:
+        return None
+
+
 def earlier_runs(model):
     """The model's Runs, oldest first, as far as its lineage tells."""
     found = []

@@ -15,7 +15,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {"cli"},
     {"trainer", "divergence", "sampler", "decoder", "scoring", "surgery", "exchange"},
-    {"checkpoint", "durable", "run", "curve", "model", "data", "cache", "parallel", "optimizer"},
+    {"checkpoint", "damage", "durable", "run", "curve", "model", "data", "cache", "parallel",
+     "optimizer"},
     {"config", "tensors", "layers", "tokenizer", "errors"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}

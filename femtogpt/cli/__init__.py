@@ -11,6 +11,7 @@ import click
 
 from .. import __version__
 from ..errors import FemtoError
+from .options import say
 
 # What is listed under --help, in the order of use: name -> module.
 COMMANDS = {
@@ -28,6 +29,11 @@ COMMANDS = {
     "reset-optimizer": "reset_optimizer",
 }
 HIDDEN = {"infer"}  # femtoGPT's name for generate
+
+
+def say_error(message):
+    """One line on standard error: a file's name, or its content, may hold anything."""
+    say("femtogpt: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(message)))
 
 
 class Commands(click.Group):
@@ -57,17 +63,17 @@ class Commands(click.Group):
             click.echo(f"{where}: {message}{hint}", err=True)
             sys.exit(error.exit_code)
         except FemtoError as error:
-            click.echo(f"femtogpt: {error}", err=True)
+            say_error(error)
             sys.exit(1)
         except MemoryError:
-            click.echo("femtogpt: out of memory: use a smaller --batch-size or model", err=True)
+            say_error("out of memory: use a smaller --batch-size or model")
             sys.exit(1)
         except OSError as error:  # of standard output, above all; files are looked after below
             name = f"{error.filename}: " if error.filename else ""
-            click.echo(f"femtogpt: {name}{error.strerror}", err=True)
+            say_error(f"{name}{error.strerror}")
             sys.exit(1)
         except click.Abort:
-            click.echo("femtogpt: stopped", err=True)
+            say_error("stopped")
             sys.exit(130)
 
 

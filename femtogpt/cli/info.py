@@ -4,7 +4,8 @@ import os
 
 import click
 
-from .options import json_option, load_model, model_option, print_json
+from ..errors import FemtoError
+from .options import json_option, load_model, model_option, print_json, say
 
 
 @click.command()
@@ -17,10 +18,19 @@ def command(model, as_json):
     Example:
       femtogpt info --model model.safetensors --json
     """
+    from ..damage import what_can_be_told
     from ..parallel import memory_to_train
+    from ..run import newest_run
 
-    loaded = load_model(model)
-    config, run, history = loaded.config, loaded.run or {}, loaded.history
+    try:
+        loaded = load_model(model)
+    except FemtoError as error:
+        if not os.path.isfile(model):
+            raise
+        raise FemtoError(f"{error}; {what_can_be_told(model)}") from None
+    if loaded.recovered and os.path.isfile(model):
+        say(f"of {model}: {what_can_be_told(model)}")
+    config, run, history = loaded.config, newest_run(loaded), loaded.history
     values = {
         "model": model,
         "parameters": loaded.parameters.size,
@@ -28,10 +38,10 @@ def command(model, as_json):
         "vocab_size": config.vocab_size,
         **{name: value for name, value in config.to_json().items() if name != "vocab_size"},
         "tokenizer": loaded.tokenizer.name,
-        "dropout": run.get("dropout", 0.0),
+        "dropout": run.dropout if run else 0.0,
         "optimizer": loaded.optimizer.kind if loaded.optimizer else None,
         "size_bytes": os.path.getsize(model) if os.path.exists(model) else None,
-        "memory_to_train_bytes": memory_to_train(config, run.get("batch_size", 32)),
+        "memory_to_train_bytes": memory_to_train(config, run.batch_size if run else 32),
         "run": loaded.run,
         "lineage": loaded.lineage,
         "history": {"loss": history.losses, "validation": history.validation},
@@ -49,9 +59,9 @@ def command(model, as_json):
     click.echo(f"  size on disk: {(values['size_bytes'] or 0) / 1e6:.2f} MB")
     click.echo(f"  memory to train: about {values['memory_to_train_bytes'] / 1e6:.0f} MB")
     if run:
-        left = run["last_step"] - loaded.step
+        left = run.last_step - loaded.step
         state = f"{left} steps left, `femtogpt train` goes on" if left > 0 else "finished"
-        click.echo(f"  newest run: step {run['first_step']} to {run['last_step']}, {state}")
+        click.echo(f"  newest run: step {run.first_step} to {run.last_step}, {state}")
     if history.losses:
         click.echo(f"  loss: {history.losses[0]:.4f} at first, {history.losses[-1]:.4f} at last")
     if history.validation:
