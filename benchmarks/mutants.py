@@ -236,8 +236,8 @@ def main():
         os.chdir(folder)
         (folder / "dataset.txt").write_text(text(200))
         models = []
-        for seed, optimizer in ((1, "muon"), (2, "adamw")):
-            model = fresh_model(seed=seed, num_layers=1, embedding_degree=8)
+        for recipe, optimizer in (("standard", "muon"), ("femto", "adamw")):
+            model = fresh_model(recipe=recipe, num_layers=1, embedding_degree=8)
             model.optimizer = fresh_state(model.config, optimizer)
             model.step, model.history.losses = 3, [2.5, 1.5, 0.5]
             model.history.validation = [(1, 3.5), (3, 1.5)]

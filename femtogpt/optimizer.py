@@ -75,7 +75,8 @@ def learning_rate(schedule, recipe, step, first_step, last_step):
     if recipe == "femto":
         if step < schedule.warmup_steps:
             return peak * (step + 1) / schedule.warmup_steps
-        decayed = (step - schedule.warmup_steps) / max(schedule.decay_steps, 1)
+        over = schedule.decay_steps or SCHEDULE[recipe].decay_steps
+        decayed = (step - schedule.warmup_steps) / over
         return max(low, peak - (peak - low) * decayed)
     length = last_step - first_step
     decay_steps = schedule.decay_steps

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from small import TOKENIZER, environment, fresh_model, run, some_run, start, text
 
 from femtogpt import checkpoint, trainer
+from femtogpt.cli import main
 from femtogpt.data import draw_batch, split, windows
 from femtogpt.errors import FemtoError
 from femtogpt.optimizer import MUON_PER_ADAMW
@@ -50,11 +52,39 @@ def train(path, model=None, steps=10, until=None, threads=1, save_every=10**9, *
 @pytest.mark.parametrize(("recipe", "optimizer"), KINDS)
 def test_the_same_bytes_again_with_any_threads_and_any_save_every(tmp_path, recipe, optimizer):
     files = []
-    for threads, save_every in ((1, 10**9), (1, 1), (2, 3), (3, 10**9)):
+    for threads, save_every in ((1, 10**9), (1, 1), (2, 3), (3, 10**9), (8, 4)):
         files.append(tmp_path / f"{threads} {save_every}")
         train(files[-1], fresh_model(recipe=recipe), threads=threads, save_every=save_every,
               optimizer=optimizer, batch_size=37)  # enough for several shards
     assert len({file.read_bytes() for file in files}) == 1
+
+
+@pytest.mark.parametrize(("recipe", "optimizer"), KINDS)
+def test_samples_a_log_and_measuring_change_no_bit(tmp_path, recipe, optimizer):
+    (tmp_path / "dataset.txt").write_text(text())
+    files = []
+    for number, more in enumerate(([], ["--sample-every=2"], ["--log=log"],
+                                   ["--threads=8", "--save-every=3", "--sample-every=3"])):
+        files.append(tmp_path / f"{number}")
+        checkpoint.save(fresh_model(recipe=recipe), files[-1])
+        arguments = ["train", f"--model={files[-1]}", f"--dataset={tmp_path / 'dataset.txt'}",
+                     "--steps=12", "--batch-size=37", "--dropout=0.1", "--val-fraction=0.1",
+                     f"--optimizer={optimizer}", "--eval-every=5"]
+        assert CliRunner().invoke(main, arguments + more).exit_code == 0
+    assert len({file.read_bytes() for file in files}) == 1
+    assert len({best_path(file).read_bytes() for file in files}) == 1
+
+
+@pytest.mark.parametrize(("recipe", "optimizer"), KINDS)
+def test_with_and_without_validation_the_parameters_are_the_same(recipe, optimizer):
+    states = []
+    for validation, every in (([], None), (TOKENS[:300], 1), (TOKENS[:300], 4)):
+        model = fresh_model(recipe=recipe)
+        chosen = some_run(optimizer=optimizer, eval_every=every)
+        list(Trainer(model, chosen, TOKENS, validation, None, 2))
+        states.append((model.parameters.tobytes(), model.optimizer.m.tobytes(),
+                       model.optimizer.v.tobytes(), tuple(model.history.losses)))
+    assert len(set(states)) == 1
 
 
 def test_another_seed_gives_other_bytes_and_dropout_is_at_work(tmp_path):
@@ -171,6 +201,38 @@ def test_another_dataset_in_an_unfinished_run_is_refused():
         plan(unfinished(), "other")
 
 
+def test_a_changed_dataset_is_taken_when_it_is_asked_for():
+    assert plan(unfinished(), "other", changed_data=True) == replace(some_run(), data="other")
+
+
+def test_what_is_kept_and_when_to_give_up_may_change_in_an_unfinished_run():
+    changed = {"on_nan": "rollback", "keep_best": False, "patience": 3}
+    assert plan(unfinished(), "d", **changed) == replace(some_run(), **changed)
+
+
+def test_a_tenth_of_a_text_of_over_100_kb_is_held_back():
+    assert plan(fresh_model(), "d", 7, size=100_001).val_fraction == 0.1
+    assert plan(fresh_model(), "d", 7, size=100_000).val_fraction == 0.0
+    assert plan(fresh_model(), "d", 7, size=10**6, val_fraction=0.2).val_fraction == 0.2
+
+
+def test_what_was_held_back_is_never_trained_on_by_a_later_run():
+    """Through a run on another text, and from the best model too."""
+    model, held_back = fresh_model(), {}
+    for steps, data, expected in ((5, "d", (900, 1000)), (5, "other", (1000, 1000)),
+                                  (5, "d", (900, 1000))):
+        chosen = plan(model, data, steps, size=200_000 if data == "d" else 10)
+        chosen = chosen.with_held_back(1000, 8)
+        assert (chosen.val_begin, chosen.val_end) == expected, held_back
+        Trainer(model, chosen, TOKENS, [])
+        model.step += steps
+    assert [entry["run"]["data"] for entry in model.lineage[1:]] == ["d", "other"]
+    best = replace(model, run=None, lineage=[*model.lineage, {"run": model.run}])
+    assert plan(best, "d", 5, size=10).val_begin == 900
+    # Asked for explicitly, another part it is.
+    assert plan(model, "d", 5, val_fraction=0.3).with_held_back(1000, 8).val_begin == 700
+
+
 def test_steps_and_until_step_begin_a_new_run_with_fresh_options():
     new = plan(unfinished(), "other", 7, dropout=0.3)
     assert (new.first_step, new.last_step, new.data, new.dropout) == (4, 11, "other", 0.3)
@@ -205,8 +267,17 @@ def test_a_run_survives_the_file():
         assert Run.from_json(json.loads(json.dumps(chosen.to_json()))) == chosen
 
 
+def test_a_run_of_an_earlier_version_is_read():
+    values = {name: value for name, value in some_run().to_json().items()
+              if name not in ("val_begin", "val_end", "eval_every", "patience", "on_nan",
+                              "keep_best")}
+    assert Run.from_json(values) == some_run()
+
+
 @pytest.mark.parametrize("change", [
     {"extra": 1}, {"seed": "one"}, {"last_step": 2.5}, {"dropout": None}, {"data": 3},
+    {"dropout": float("nan")}, {"dropout": 1.0}, {"batch_size": 0}, {"optimizer": "sgd"},
+    {"on_nan": "pray"}, {"first_step": -1}, {"seed": 2**63}, {"eval_every": 0}, {"patience": 0},
 ])
 def test_a_run_that_is_damaged_is_refused(change):
     with pytest.raises(FemtoError, match="--steps"):
