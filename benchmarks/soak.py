@@ -3,7 +3,8 @@
     python benchmarks/soak.py                         20,000 steps of A, 2,880 saves
     python benchmarks/soak.py --steps 2000 --json
 
-A is V 256, T 64, C 64, L 4, NH 4, batch 32. 2,880 saves are what 24 hours of one every 30
+A is V 256, T 64, C 64, L 4, NH 4, batch 32 (--batch-size 4 is over sooner, and what may grow
+grows by the step). 2,880 saves are what 24 hours of one every 30
 seconds make. Memory is the process's own resident set (Linux), sampled every 100 steps after
 the first tenth of the run; its slope is fitted by least squares. The history itself is 8
 bytes a loss in the list and 32 with the number it points to.
@@ -33,6 +34,7 @@ def resident_kb():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
 
@@ -46,7 +48,8 @@ def main():
     config = GPTConfig(256, 64, 64, 4, 4)
     model = checkpoint.Model(config, ByteTokenizer(), initial_parameters(config, 1))
     tokens = np.random.default_rng(1).integers(97, 123, 200_000).astype(np.uint8)
-    run = Run(0, options.steps, "soak", val_fraction=0.1, val_begin=180_000, val_end=200_000)
+    run = Run(0, options.steps, "soak", batch_size=options.batch_size, val_fraction=0.1,
+              val_begin=180_000, val_end=200_000)
     every = max(1, options.steps // SAVES_A_DAY)
     at, memory, files, sizes = [], [], [], {}
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +68,7 @@ def main():
     steps = np.array(list(sizes))
     growth = np.diff(list(sizes.values())) / np.diff(steps)
     result = {
-        "steps": options.steps, "saves": len(sizes),
+        "steps": options.steps, "batch_size": options.batch_size, "saves": len(sizes),
         "memory_kb_first_last": [memory[0], memory[-1]],
         "memory_slope_bytes_a_step": memory[0] and round(1024 * np.polyfit(at, memory, 1)[0], 1),
         "open_files_first_last_most": [files[0], files[-1], max(files)] if memory[0] else None,

@@ -59,7 +59,7 @@ def test_mutated_files_are_met_with_one_line():
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
 def test_a_long_run_opens_no_files_and_its_history_stays_small():
-    found = harness("soak.py", "--steps=150")
+    found = harness("soak.py", "--steps=150", "--batch-size=4")
     first, last, _ = found["open_files_first_last_most"]
     assert first == last
     assert found["history_bytes_of_100000_steps"] < 1_000_000
