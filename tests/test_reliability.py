@@ -1,5 +1,6 @@
 """Short forms of benchmarks/kills.py, mutants.py and soak.py, and what they can't show."""
 
+import ast
 import errno
 import json
 import os
@@ -377,3 +378,38 @@ def test_info_tells_what_can_be_told_of_a_damaged_file(folder):
         assert done.exit_code == 1 and done.stderr.count("\n") == 1
         assert told in done.stderr
         assert ("step 0; vocab_size 13" in done.stderr) == (damaged[8:9] == b"{")
+
+
+# ---- what is executed
+
+
+@posix
+def test_a_kernel_folder_that_others_can_write_to_is_not_used(tmp_path):
+    def folder():
+        script = "from femtogpt.layers.numeric import CACHE_FOLDER; print(CACHE_FOLDER)"
+        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                              env=environment(XDG_CACHE_HOME=str(tmp_path)), check=True).stdout
+
+    found = folder().strip()
+    assert found.startswith(str(tmp_path)) and os.stat(found).st_mode & 0o777 == 0o700
+    for mode, used in ((0o770, "None"), (0o707, "None"), (0o755, found)):
+        os.chmod(found, mode)
+        assert folder().strip() == used
+
+
+def test_reading_a_model_file_unpickles_runs_and_fetches_nothing(folder):
+    """By Python's own audit of what happens."""
+    script = """if True:
+        import sys
+        from femtogpt.checkpoint import load
+        load("model.safetensors")  # what Python imports late is imported now
+        seen = []
+        sys.addaudithook(lambda name, _: seen.append(name))
+        load("model.safetensors")
+        print(sorted(set(seen)))
+    """
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment(), text=True,
+                          capture_output=True)
+    allowed = {"open", "object.__getattr__", "builtins.id"}
+    assert done.returncode == 0 and "open" in done.stdout
+    assert set(ast.literal_eval(done.stdout)) <= allowed

@@ -103,7 +103,7 @@ def say_if_compiling(what="layers"):
     from ..layers.numeric import CACHE_FOLDER
 
     if CACHE_FOLDER is None:
-        say("compiling (each time: the cache folder cannot be written) ...")
+        say("compiling (each time: the cache folder cannot be written, or others can too) ...")
     elif not any(CACHE_FOLDER.glob(f"{what}_*/*.nbi")):
         seconds = {"layers": 15, "tokenizer": 10}[what]
         say(f"compiling for this machine, once: some {seconds} seconds ...")

@@ -36,7 +36,7 @@ def _cache_folder():
     numba keeps a stale result when a kernel in *another* file changes, so the
     folder's name holds our version and a hash of every kernel's source, and of
     the vectors they are compiled for, which can be forced. numba's index is
-    pickle, so the folder is the user's alone.
+    pickle, so a folder that others can write to is not used.
     """
     package = Path(__file__).resolve().parent.parent
     sources = sorted(package.glob("*.py")) + sorted(package.glob("layers/*.py"))
@@ -48,9 +48,16 @@ def _cache_folder():
     folder = Path(platformdirs.user_cache_dir("femtogpt", appauthor=False)) / name
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder if os.access(folder, os.W_OK) else None
+        return folder if os.access(folder, os.W_OK) and _only_ours(folder) else None
     except OSError:
         return None
+
+
+def _only_ours(folder):
+    """Whether nobody else can have put anything into the folder: what lies there is executed."""
+    status = folder.stat()
+    return not hasattr(os, "getuid") or (
+        status.st_uid == os.getuid() and not status.st_mode & 0o022)
 
 
 CACHE_FOLDER = _cache_folder()
