@@ -214,6 +214,17 @@ def test_a_loaded_model_is_saved_as_the_same_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_the_history_of_100_000_steps_is_under_a_megabyte(tmp_path):
+    model = fresh_model()
+    checkpoint.save(model, tmp_path / "without")
+    model.step = 100_000
+    model.history.losses = [1 / 3] * model.step
+    model.history.validation = [(step, 1 / 3) for step in range(20, model.step, 20)]
+    checkpoint.save(model, tmp_path / "with")
+    sizes = [(tmp_path / name).stat().st_size for name in ("with", "without")]
+    assert 400_000 < sizes[0] - sizes[1] < 1_000_000
+
+
 # ---- nothing damaged gets by
 
 

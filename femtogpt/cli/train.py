@@ -194,9 +194,10 @@ def _sample(model, step):
 
 
 def _look_at_disk(path, model):
-    """A warning where the next saves may not find room: the file, its like, one being written."""
+    """A warning where the next saves may not find room: a file, its previous, one being written,
+    of the model and of its best, which has no moments."""
     state = model.optimizer
-    size = model.parameters.nbytes + state.m.nbytes + state.v.nbytes
+    size = 2 * model.parameters.nbytes + state.m.nbytes + state.v.nbytes
     free = shutil.disk_usage(os.path.dirname(os.path.realpath(path))).free
     if free < 3 * size:
         say(f"warning: {free / 1e6:.0f} MB are free where {path} lies, and saving it takes up to "
