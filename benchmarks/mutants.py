@@ -131,6 +131,7 @@ def known(data):
         "header of 1 << 60 bytes": (1 << 60).to_bytes(8, "little") + data[8:],
         **{f"the largest header, of {what}": largest(what) for what in
            ("[],", "{},", '"ab",', "1.5,", "999,", '{"a":0},', "1")},
+        "a header of too many marks": largest("[],", marks=1 << 60),
         "deep header": len(text).to_bytes(8, "little") + text,
         "deep metadata": sealed({"a": 0}, {"format_version": 1, "x": 0}, b"").replace(
             b'\\"x\\": 0', b'\\"x\\": ' + deep.encode()),
@@ -159,12 +160,13 @@ def known(data):
     }
 
 
-def largest(part):
-    """A file of the largest header, full of one part as far as that may be."""
+def largest(part, marks=None):
+    """A file of the largest header, full of one part as far as that may be. marks: at most."""
     from femtogpt import checkpoint
 
-    marks = max(1, sum(map(part.count, '[{",:')))
-    count = min(checkpoint.MOST_MARKS // marks - 4, (checkpoint.LARGEST_HEADER - 100) // len(part))
+    each = max(1, sum(map(part.count, '[{",:')))
+    count = min((marks or checkpoint.MOST_MARKS) // each - 4,
+                (checkpoint.LARGEST_HEADER - 100) // len(part))
     metadata = json.dumps('{"format_version": 1, "x": [' + (part * count).rstrip(",") + "]}")
     text = ('{"__metadata__": {"femtogpt": ' + metadata + "}}").encode()
     text = text[: checkpoint.LARGEST_HEADER]
