@@ -134,7 +134,7 @@ def test_too_little_room_is_told_before_the_first_step(folder, monkeypatch):
 
 
 @posix
-def test_a_folder_that_is_moved_away_is_named_and_nothing_is_lost(folder):
+def test_a_folder_that_is_moved_away_is_named_and_nothing_is_lost(folder, monkeypatch):
     (folder / "inner").mkdir()
     checkpoint.save(fresh_model(), folder / "inner" / "model")
     session = Trainer(fresh_model(), some_run(last_step=4), find_tokens(), [],
@@ -145,6 +145,7 @@ def test_a_folder_that_is_moved_away_is_named_and_nothing_is_lost(folder):
                 (folder / "inner").rename(folder / "away")
     assert checkpoint.load(folder / "away" / "model").step == 2
     (folder / "away").rename(folder / "inner")
+    monkeypatch.chdir("/")  # a path is of the folder in which it was given
     session.save()
     assert checkpoint.load(folder / "inner" / "model").step == 4
 
