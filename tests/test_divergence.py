@@ -161,6 +161,13 @@ def test_a_spike_is_told_once_and_noise_is_none():
     assert curve.add(3.5)
 
 
+def test_a_large_spike_does_not_hide_the_next():
+    curve = curve_of(noisy(200))
+    assert curve.add(9.0)
+    assert all(curve.add(loss) is None for loss in noisy(40, seed=3))
+    assert curve.add(3.5)
+
+
 def test_a_falling_loss_and_the_first_steps_are_no_spikes():
     curve = curve_of()
     assert curve.add(2.0) is None and curve.add(9.0) is None
