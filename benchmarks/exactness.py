@@ -18,7 +18,8 @@ from steps import CONFIGURATIONS
 
 
 def measure(shape, threads, seconds):
-    """{"exact_ms", "free_ms", "cost": exact / free - 1, "shards"} of a shape."""
+    """Milliseconds a step of a shape, exact and free, by the clock and of all processors; cost:
+    exact / free - 1 of each."""
     import numpy as np
 
     from femtogpt import parallel
@@ -30,7 +31,7 @@ def measure(shape, threads, seconds):
     V, T, C, L, NH, batch_size = shape
     config = GPTConfig(V, T, C, L, NH)
     tokens = np.random.default_rng(1).integers(0, V, 100_000)
-    engines, ms = [], ([], [])
+    engines, ms, cpu = [], ([], []), ([], [])
     count_shards = parallel.count_shards
     for choose in (count_shards, lambda *_: threads):
         parallel.count_shards = choose
@@ -43,16 +44,19 @@ def measure(shape, threads, seconds):
         batch, keys = draw_batch(tokens, T, batch_size, 1, step)
         for i in ((0, 1), (1, 0))[step % 2]:
             flat, state = states[i]
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             _, gradient, squares = engines[i].loss_and_gradient(flat, batch, 0.0, keys)
             update(engines[i].map, config, flat, gradient, squares, state, 1e-3)
             if step >= 2:
-                ms[i].append(1000 * (time.perf_counter() - began))
+                ms[i].append(1000 * (time.perf_counter() - began[0]))
+                cpu[i].append(1000 * (time.process_time() - began[1]))
         step += 1
     for engine in engines:
         engine.__exit__()
-    exact, free = map(statistics.median, ms)
+    exact, free, exact_cpu, free_cpu = map(statistics.median, (*ms, *cpu))
     return {"exact_ms": exact, "free_ms": free, "cost": exact / free - 1,
+            "exact_cpu_ms": exact_cpu, "free_cpu_ms": free_cpu,
+            "cpu_cost": exact_cpu / free_cpu - 1,
             "shards": len(engines[0].shards), "steps": len(ms[0])}
 
 
@@ -68,11 +72,12 @@ def main():
     if options.json:
         print(json.dumps(rows))
         return
-    print("| | shards | as it is, ms | a gradient a thread, ms | cost |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    print("| | shards | as it is, ms | a gradient a thread, ms | cost | processors', ms | | cost |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, row in rows.items():
         print(f"| {name} | {row['shards']} | {row['exact_ms']:.1f} | {row['free_ms']:.1f} | "
-              f"{row['cost']:+.1%} |")
+              f"{row['cost']:+.1%} | {row['exact_cpu_ms']:.1f} | {row['free_cpu_ms']:.1f} | "
+              f"{row['cpu_cost']:+.1%} |")
 
 
 if __name__ == "__main__":

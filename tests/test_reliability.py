@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from small import MAIN, ROOT, environment, fresh_model, run, some_run, start, text
 
 from femtogpt import checkpoint, durable
-from femtogpt.cli import main
+from femtogpt.cli import main, say_error
 from femtogpt.data import find_texts
 from femtogpt.trainer import Trainer
 
@@ -220,7 +220,7 @@ def test_a_second_signal_ends_the_process_whatever_it_does(folder, when):
     script = f"""if True:
         import ctypes, time
         from femtogpt import {module}, checkpoint
-        from femtogpt.cli import main
+        from femtogpt.cli import main, say_error
         def stuck(*_):
             open("stuck", "w").close()
             ctypes.CDLL(None).sleep(3600), ctypes.CDLL(None).sleep(3600)
@@ -328,6 +328,11 @@ def test_a_path_of_any_bytes_in_the_plainest_locale(folder, name):
                               capture_output=True, timeout=120)
         assert done.returncode == code, done.stderr
         assert b"Traceback" not in done.stderr and b"\x1b" not in done.stderr + done.stdout
+
+
+def test_an_error_is_one_line_whatever_a_file_put_into_it(capsys):
+    say_error("a\nb\x1b[31m\ud800 é")
+    assert capsys.readouterr().err == "femtogpt: a\\nb\\x1b[31m\\ud800 é\n"
 
 
 @posix
