@@ -6,11 +6,15 @@ FEMTOGPT_MUTATIONS=50000 tries that many damaged files, instead of some thousand
 import json
 import os
 import random
+from copy import deepcopy
 
 import numpy as np
 import pytest
 
+from femtogpt import checkpoint
+from femtogpt.config import GPTConfig
 from femtogpt.errors import FemtoError, short
+from femtogpt.tensors import count_parameters
 from femtogpt.tokenizer import (
     MOST_CHANGES,
     ByteTokenizer,
@@ -19,6 +23,7 @@ from femtogpt.tokenizer import (
     PiecesTokenizer,
     ReservedTokenizer,
     load_tokenizer,
+    save_tokenizer,
     tokenizer_from_json,
     train_bpe,
 )
@@ -40,6 +45,17 @@ def test_a_large_file_is_not_read_to_its_end(tmp_path):
     assert "above 64 MiB" in message(load_tokenizer, path)
     if os.path.exists("/dev/zero"):
         assert "above 64 MiB" in message(load_tokenizer, "/dev/zero")
+
+
+def test_nothing_is_written_that_is_too_large_to_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "tokenizer.json"
+    tokenizer = train_bpe([b"abcabc"], 258, reserve_tokens=99)
+    save_tokenizer(tokenizer, path)
+    monkeypatch.setattr("femtogpt.tokenizer.LARGEST_FILE", path.stat().st_size)
+    save_tokenizer(load_tokenizer(path), path)
+    more = train_bpe([b"abcabc"], 258, reserve_tokens=100)
+    assert "--reserve-tokens" in message(save_tokenizer, more, path)
+    assert load_tokenizer(path).vocab_size == tokenizer.vocab_size
 
 
 def test_messages_stay_short():
@@ -103,14 +119,14 @@ def mutate(obj, rng):
         if what == 0:
             del container[key]
         elif what == 1:
-            container[key] = rng.choice(HOSTILE)
+            container[key] = deepcopy(rng.choice(HOSTILE))
         elif what == 2:
             other, other_key = rng.choice(found)
-            container[key] = json.loads(json.dumps(other[other_key]))
+            container[key] = deepcopy(other[other_key])
         elif what == 3 and isinstance(container, dict):
             container[str(rng.choice(HOSTILE))] = container.pop(key)
         elif what == 4 and isinstance(container, list):
-            container.insert(key, rng.choice([container[key], *HOSTILE]))
+            container.insert(key, deepcopy(rng.choice([container[key], *HOSTILE])))
         else:
             for _ in range(rng.choice([1, 3, 30])):
                 inner = container[key]
@@ -166,3 +182,24 @@ def test_damage_ends_in_one_line_or_in_a_tokenizer(tmp_path):
             fine += 1
             use(tokenizer)
     assert count / 20 < fine < count  # neither all refused nor all let through
+
+
+def test_damage_inside_a_model_file_is_told_the_same_way(tmp_path):
+    class Damaged(ByteTokenizer):
+        def to_json(self):
+            return content
+
+    rng, path, fine = random.Random(9), tmp_path / "model.safetensors", 0
+    config = GPTConfig(vocab_size=256, num_tokens=2, embedding_degree=2, num_layers=1, num_heads=1)
+    model = checkpoint.Model(config, Damaged(), np.zeros(count_parameters(config), np.float32))
+    for _ in range(150):
+        content = mutate(rng.choice(originals()), rng)
+        checkpoint.save(model, path)
+        checkpoint.previous_path(path).unlink(missing_ok=True)
+        try:
+            checkpoint.load(path)
+            fine += 1
+        except FemtoError as error:
+            text = str(error)
+            assert str(path) in text and "\n" not in text and len(text) < 600, content
+    assert fine < 75

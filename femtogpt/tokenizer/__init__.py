@@ -140,12 +140,18 @@ def save_tokenizer(tokenizer: Tokenizer, path: str | os.PathLike) -> list[str]:
     """
     try:
         content, notes = _file_of(tokenizer, Path(path).suffix)
+        content = content.encode()
+        if len(content) > LARGEST_FILE:
+            raise FemtoError(
+                f"it would be above {LARGEST_FILE >> 20} MiB, which is not read again; take fewer "
+                "tokens (--vocab-size, --reserve-tokens)"
+            )
     except FemtoError as error:
         raise FemtoError(f"{path}: {error}") from None
     beside = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
     try:
         try:
-            with open(beside, "w", encoding="utf-8", newline="\n") as file:
+            with open(beside, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
