@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import random
+import unicodedata
 
 import pytest
 from click.testing import CliRunner
@@ -46,8 +47,8 @@ def trained(split="gpt2", **options):
     return train_bpe([TEXT], 400, split=split, **options)
 
 
-def fuzzed_texts(count, seed, letters):
-    """Texts of up to some 60 characters: words and marks of TEXT, `letters`, any character."""
+def fuzzed_texts(count, seed):
+    """Texts of up to some 60 characters: words of TEXT, AWKWARD's letters, any character."""
     rng = random.Random(seed)
     words = sorted(set(TEXT.decode().split(" ")))
     for _ in range(count):
@@ -57,7 +58,7 @@ def fuzzed_texts(count, seed, letters):
             if kind < 0.4:
                 parts.append(rng.choice(words) + " " * rng.randrange(3))
             elif kind < 0.8:
-                parts.append("".join(rng.choices(letters, k=rng.randrange(1, 6))))
+                parts.append("".join(rng.choices(AWKWARD, k=rng.randrange(1, 6))))
             else:
                 point = rng.randrange(0x110000) if kind < 0.9 else rng.randrange(0x3000)
                 parts.append(chr(point) if not 0xD800 <= point < 0xE000 else "a")
@@ -71,8 +72,8 @@ AWKWARD = (
 )
 
 
-def assert_same_ids(ours, theirs, seed, letters=AWKWARD):
-    """theirs(texts) -> their ids of each."""
+def assert_same_ids(ours, theirs, seed, fit=lambda text: True):
+    """theirs(texts) -> their ids of each. fit(text): whether the two are to agree on it."""
     texts = []
 
     def compare():
@@ -80,7 +81,7 @@ def assert_same_ids(ours, theirs, seed, letters=AWKWARD):
             assert ours.encode(text).tolist() == ids, repr(text)
         texts.clear()
 
-    for text in fuzzed_texts(FUZZ, seed, letters):
+    for text in filter(fit, fuzzed_texts(FUZZ, seed)):
         texts.append(text)
         if len(texts) == 10_000:
             compare()
@@ -104,8 +105,12 @@ def test_huggingface_has_the_same_ids(split, tmp_path):
 
 
 def test_huggingface_has_the_same_ids_in_lower_case(tmp_path):
+    def fit(text):
+        """Whether Python knows every letter: theirs may be of a later Unicode, and lower more."""
+        return all(unicodedata.category(character) != "Cn" for character in text)
+
     ours = trained("gpt4", case_sensitive=False)
-    assert_same_ids(ours, in_huggingface(ours, tmp_path), 3)
+    assert_same_ids(ours, in_huggingface(ours, tmp_path), 3, fit)
 
 
 def test_huggingface_drops_what_has_no_token_and_we_refuse_it(tmp_path):
