@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from femtogpt.cli import main
 from femtogpt.errors import FemtoError
 from femtogpt.tokenizer import (
-    SPLITS,
+    TRAINED_SPLITS,
     BPETokenizer,
     ByteTokenizer,
     LowercaseTokenizer,
@@ -98,10 +98,10 @@ def in_huggingface(ours, folder):
     return lambda texts: [each.ids for each in theirs.encode_batch_fast(texts)]
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", TRAINED_SPLITS)
 def test_huggingface_has_the_same_ids(split, tmp_path):
     ours = trained(split, special_tokens=["<|endoftext|>"])
-    assert_same_ids(ours, in_huggingface(ours, tmp_path), SPLITS.index(split))
+    assert_same_ids(ours, in_huggingface(ours, tmp_path), TRAINED_SPLITS.index(split))
 
 
 def test_huggingface_has_the_same_ids_in_lower_case(tmp_path):
@@ -195,7 +195,7 @@ def test_what_cannot_be_read_of_hugging_face_is_said(split, changes, problem, tm
 # ---- .tiktoken
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", TRAINED_SPLITS)
 def test_tiktoken_has_the_same_ids(split, tmp_path):
     tiktoken = pytest.importorskip("tiktoken")
     load = pytest.importorskip("tiktoken.load")
