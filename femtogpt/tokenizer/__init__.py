@@ -14,8 +14,10 @@ from femtogpt.tokenizer.bpe import BPETokenizer
 from femtogpt.tokenizer.byte import ByteTokenizer
 from femtogpt.tokenizer.char import CharTokenizer, train_char
 from femtogpt.tokenizer.formats import bytes_without_token
+from femtogpt.tokenizer.pathpiece import PathPieceTokenizer
 from femtogpt.tokenizer.pieces import PiecesTokenizer
 from femtogpt.tokenizer.protocol import Tokenizer
+from femtogpt.tokenizer.pruning import train_pathpiece
 from femtogpt.tokenizer.split import SPLITS
 from femtogpt.tokenizer.tiktoken_file import to_tiktoken
 from femtogpt.tokenizer.training import BASES, TRAINED_SPLITS, choose_split, train_bpe
@@ -29,6 +31,7 @@ __all__ = [
     "ByteTokenizer",
     "CharTokenizer",
     "LowercaseTokenizer",
+    "PathPieceTokenizer",
     "PiecesTokenizer",
     "ReservedTokenizer",
     "Tokenizer",
@@ -38,11 +41,13 @@ __all__ = [
     "tokenizer_from_json",
     "train_bpe",
     "train_char",
+    "train_pathpiece",
 ]
 
 _KINDS = {
     cls.name: cls
-    for cls in (ByteTokenizer, AsciiTokenizer, CharTokenizer, BPETokenizer, PiecesTokenizer)
+    for cls in (ByteTokenizer, AsciiTokenizer, CharTokenizer, BPETokenizer, PathPieceTokenizer,
+                PiecesTokenizer)
 }
 
 # Larger than any tokenizer that is used, and small enough to parse whatever it holds.
@@ -120,6 +125,8 @@ def _from_parsed(obj: object) -> Tokenizer:
         if "kind" in obj:
             return tokenizer_from_json(obj)
         if "model" in obj:
+            if isinstance(obj["model"], dict) and obj["model"].get("type") == "Unigram":
+                return PathPieceTokenizer.from_json({"huggingface": obj})
             return BPETokenizer.from_json({"huggingface": obj})
         if obj and all(key.isdecimal() for key in obj):
             return PiecesTokenizer.from_femtogpt(obj)

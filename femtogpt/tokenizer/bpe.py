@@ -108,6 +108,10 @@ class BPETokenizer:
         return self._encode_whole(data)
 
     def _encode_whole(self, data: bytes) -> np.ndarray:
+        self._check_bytes(data)
+        return self._with_encoder(lambda encoder: encoder.encode(data))
+
+    def _check_bytes(self, data: bytes) -> None:
         unknown = self._byte_ids < 0
         if unknown.any():
             found = unknown[np.frombuffer(data, np.uint8)]
@@ -117,7 +121,6 @@ class BPETokenizer:
                     "was in no text that this tokenizer was trained on with --base seen; remove "
                     "it, or train one with --base all"
                 )
-        return self._with_encoder(lambda encoder: encoder.encode(data))
 
     def is_canonical(self) -> bool:
         """Whether merges make of each token's own piece that token; for what we learn they do."""
