@@ -61,7 +61,7 @@ def tokenizer_of(model, tokenizer_data):
     from ..tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(tokenizer_data) if tokenizer_data else load_model(model).tokenizer
-    if tokenizer.name == "bpe":
+    if tokenizer.name in ("bpe", "pathpiece"):
         say_if_compiling("tokenizer")
     return tokenizer
 

@@ -26,7 +26,10 @@ SHOWN = 8  # of the last merges
               help="The file to write (Hugging Face's tokenizer.json).")
 @click.option("--vocab-size", type=click.IntRange(1), default=768, show_default=True,
               help="Tokens to learn, the single bytes among them.")
-@click.option("--split", type=click.Choice(SPLITS), default="gpt2", show_default=True,
+@click.option("--kind", type=click.Choice(["bpe", "pathpiece"]), default="bpe", show_default=True,
+              help="How tokens spell a text: by merges, or the fewest that can, which --split then "
+              "is how to look for.")
+@click.option("--split", type=click.Choice(SPLITS), show_default="gpt2; pathpiece none",
               help="How text is cut before: as for GPT-2, for GPT-4 (cl100k), for half of the "
               "merges (as SuperBPE), or not; auto tries all and takes the fewest tokens.")
 @click.option("--base", type=click.Choice(["all", "seen"]), default="all", show_default=True,
@@ -39,7 +42,7 @@ SHOWN = 8  # of the last merges
 @case_option
 @click.option("--epoch", type=int, help="For femtoGPT's sake: merges are exact, one pass does.")
 @json_option
-def command(datasets, tokenizer_data, vocab_size, epoch, as_json, **options):
+def command(datasets, tokenizer_data, vocab_size, kind, epoch, as_json, **options):
     """Learn a byte-level BPE tokenizer from text.
 
     \b
@@ -53,8 +56,10 @@ def command(datasets, tokenizer_data, vocab_size, epoch, as_json, **options):
     from tqdm import tqdm
 
     from ..data import count_bytes, count_tokens, encode_texts, find_texts
-    from ..tokenizer import save_tokenizer, train_bpe
+    from ..tokenizer import save_tokenizer, train_bpe, train_pathpiece
 
+    train = train_bpe if kind == "bpe" else train_pathpiece
+    options["split"] = options["split"] or ("gpt2" if kind == "bpe" else "none")
     if epoch is not None:
         say("--epoch is not needed: the merges are exact after one pass")
     texts = find_texts(datasets)
@@ -67,7 +72,7 @@ def command(datasets, tokenizer_data, vocab_size, epoch, as_json, **options):
             bar.total = wanted
             bar.update(done - bar.n)
 
-        tokenizer = train_bpe(_watched(texts, reading), vocab_size, progress=merged, **options)
+        tokenizer = train(_watched(texts, reading), vocab_size, progress=merged, **options)
     for note in save_tokenizer(tokenizer, tokenizer_data):
         say(f"note: {note}")
     with long_reading("tokenizing") as progress:
@@ -116,15 +121,17 @@ def _watched(texts, progress):
 def _report(tokenizer, counts, bytes_read):
     """What was learnt: --json's values."""
     data, tokens = tokenizer.data, int(counts.sum())
-    learnt = counts[[new for _, _, new in data.merges]]
+    # What a merge made, or is a piece of more than a byte: the same where both are.
+    ids = [id for id, piece in enumerate(data.pieces[: tokenizer.num_learnt]) if len(piece) > 1]
+    learnt = counts[ids]
     rarest = int(learnt.argmin()) if len(learnt) else None
     return {
         "vocab_size": tokenizer.vocab_size, "learnt": tokenizer.num_learnt,
-        "split": data.split, "merges": len(data.merges), "tokens": tokens, "bytes": bytes_read,
-        "bytes_per_token": bytes_read / tokens,
+        "kind": tokenizer.name, "split": data.split, "merges": len(ids), "tokens": tokens,
+        "bytes": bytes_read, "bytes_per_token": bytes_read / tokens,
         "rare": int((learnt < RARE).sum()),
         "rarest": None if rarest is None else {
-            "piece": printable(data.pieces[data.merges[rarest][2]]), "count": int(learnt[rarest])},
+            "piece": printable(data.pieces[ids[rarest]]), "count": int(learnt[rarest])},
         "pieces": [printable(piece) for piece in data.pieces],
         "pairs": [[printable(data.pieces[left]), printable(data.pieces[right])]
                   for left, right, _ in data.merges],
@@ -133,17 +140,19 @@ def _report(tokenizer, counts, bytes_read):
 
 def _tell(report, path, wanted):
     """The same for a reader."""
-    merges = report["merges"]
-    click.echo(f"{path}: {report['vocab_size']} tokens, of them {merges} merges; "
+    merges, bpe = report["merges"], report["kind"] == "bpe"
+    word = "merge" if bpe else "piece"
+    click.echo(f"{path}: {report['vocab_size']} tokens, of them {merges} {word}s; "
                f"{report['bytes']} bytes of text are {report['tokens']} tokens, "
                f"{report['bytes_per_token']:.2f} bytes a token")
-    if merges:
+    if merges and bpe:
         last = ", ".join(f"|{left}|{right}|" for left, right in report["pairs"][-SHOWN:])
         click.echo(f"the last merges: {last}")
-        click.echo(f"the rarest merge: |{report['rarest']['piece']}| occurs "
+    if merges:
+        click.echo(f"the rarest {word}: |{report['rarest']['piece']}| occurs "
                    f"{report['rarest']['count']} times in the text as it is encoded")
     if report["learnt"] < wanted:
         click.echo(f"the text held no pair twice any more after {report['learnt']} tokens")
     if report["rare"] > merges / 10:
-        click.echo(f"{report['rare']} of {merges} merges occur fewer than {RARE} times, too "
+        click.echo(f"{report['rare']} of {merges} {word}s occur fewer than {RARE} times, too "
                    "seldom to learn much from: a smaller --vocab-size, or more text, is better")

@@ -1,4 +1,4 @@
-"""Text to token ids and back: byte, ascii, char, bpe, and given pieces."""
+"""Text to token ids and back: byte, ascii, char, bpe, pathpiece, and given pieces."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def save_tokenizer(tokenizer: Tokenizer, path: str | os.PathLike) -> list[str]:
     """Write `tokenizer` to `path`; an old file goes all or not. What to tell the user of it.
 
     A name that ends with .tiktoken gets that format, if it can express the tokenizer.
-    Otherwise BPE is written as Hugging Face's `tokenizer.json`, the others as their
+    Otherwise BPE and PathPiece are written as Hugging Face's `tokenizer.json`, the others as their
     `to_json`, and `load_tokenizer` can read it. Returns a sentence for each thing that
     the file does not hold or that other programs take otherwise. Raises FemtoError if
     `path` cannot be written, or the tokenizer not in its format.
@@ -175,8 +175,9 @@ def save_tokenizer(tokenizer: Tokenizer, path: str | os.PathLike) -> list[str]:
 def _file_of(tokenizer: Tokenizer, suffix: str) -> tuple[str, list[str]]:
     """A tokenizer file's content, and the notes on it."""
     bpe = isinstance(tokenizer, BPETokenizer)
+    paths = isinstance(tokenizer, PathPieceTokenizer)
     if suffix == ".tiktoken":
-        if not bpe:
+        if not bpe or paths:
             raise FemtoError(
                 "a .tiktoken file holds byte-level BPE alone, with nothing lower-cased or reserved "
                 "afterwards; write a .json file instead"
@@ -188,9 +189,13 @@ def _file_of(tokenizer: Tokenizer, suffix: str) -> tuple[str, list[str]]:
         ]
     notes, missing = [], len(bytes_without_token(tokenizer.data))
     if missing:
+        others = "as Hugging Face does" if paths else "other programs drop it without a word"
         notes.append(f"{missing} bytes have no token: femtogpt refuses a text that has one of "
-                     "them, other programs drop it without a word")
-    if tokenizer.data.split == "none":
+                     f"them, {others}")
+    if paths:
+        notes.append("the file is a Unigram model with equal scores: Hugging Face's tokenizers "
+                     "read it, but not what knows byte-level BPE alone, as tiktoken and llama.cpp")
+    elif tokenizer.data.split == "none":
         notes.append("tokens may cross words: what reads tokenizer.json reads this, but not a "
                      "program that always cuts text first, such as llama.cpp")
     return json.dumps(tokenizer.to_huggingface(), ensure_ascii=False, indent=1), notes

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from femtogpt.errors import FemtoError
+from femtogpt.errors import FemtoError, short
 from femtogpt.tokenizer.bpe import BPETokenizer
 from femtogpt.tokenizer.formats import BPEData, from_huggingface, to_huggingface
 from femtogpt.tokenizer.protocol import Unspellable, pack_ids, place
@@ -41,7 +41,7 @@ class PathPieceTokenizer(BPETokenizer):
         self._order = np.array(sorted(ordinary, key=pieces.__getitem__), np.int64)
         for a, b in zip(self._order[:-1].tolist(), self._order[1:].tolist(), strict=True):
             if pieces[a] == pieces[b]:
-                raise FemtoError(f"ids {a} and {b} are the same piece {pieces[a]!r}")
+                raise FemtoError(f"ids {a} and {b} are the same piece {short(pieces[a])}")
         for byte in set(b"".join([pieces[id] for id in ordinary])):
             if self._byte_ids[byte] < 0:  # else a text might have no path
                 raise FemtoError(f"byte 0x{byte:02X} is in a piece but has no token of its own")
@@ -129,7 +129,7 @@ def _read_vocab(vocab: object, added: object) -> dict[str, int]:
             raise FemtoError('the "vocab" of a Unigram model must be a list of [token, score]')
         name, score = entry
         if name in names:
-            raise FemtoError(f"ids {names[name]} and {id} are the same token {name!r}")
+            raise FemtoError(f"ids {names[name]} and {id} are the same token {short(name)}")
         names[name] = id
         if name not in added:
             scores.add(score)

@@ -13,8 +13,8 @@ from femtogpt.errors import FemtoError
 class Tokenizer(Protocol):
     """A two-way map between text and token ids in [0, vocab_size).
 
-    `name` is one of 'byte', 'ascii', 'char', 'bpe', 'pieces', and is the "kind"
-    that `to_json` stores.
+    `name` is one of 'byte', 'ascii', 'char', 'bpe', 'pathpiece', 'pieces', and is
+    the "kind" that `to_json` stores.
     """
 
     name: str

@@ -71,7 +71,7 @@ def train_pathpiece(
 
 def _prune(pieces, vocab_size, sample, progress):
     """Those `vocab_size` of pieces that are to stay, in their order."""
-    from femtogpt.tokenizer.shortest import NONE, ID, build_trie, costs_without, fewest, trace
+    from femtogpt.tokenizer.shortest import ID, NONE, build_trie, costs_without, fewest, trace
 
     lengths = np.array([len(piece) for piece in pieces], np.int64)
     store = np.frombuffer(b"".join(pieces), np.uint8)
