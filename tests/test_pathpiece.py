@@ -23,7 +23,6 @@ from femtogpt.tokenizer.formats import BPEData
 from femtogpt.tokenizer.shortest import FIRST, ID, NONE, OWNER, build_trie
 
 
-
 def random_words(seed):
     """A text without a period, as of a language of 60 words."""
     draw = random.Random(seed)

@@ -63,8 +63,8 @@ class PathPieceTokenizer(BPETokenizer):
                 raise error.after(line, column) from None
             yield ids
             del text[:used]
-            # Looking again only when there is twice as much keeps all work linear.
-            enough = 2 * len(text)
+            # Looking again only when there is a multiple of it keeps all work linear.
+            enough = 4 * len(text)
             lines, behind = place(part[:used], used)
             line, column = line + lines - 1, behind + (column - 1 if lines == 1 else 0)
 
@@ -80,9 +80,8 @@ class PathPieceTokenizer(BPETokenizer):
             self._trie, _ = build_trie(self._store, self._starts, self._order)
         values, n = np.frombuffer(data, np.uint8), len(data)
         cost, last = np.empty(n + 1, np.int32), np.empty(n + 1, np.int32)
-        open_ = np.empty(n + 1, np.bool_)
-        fewest(values, self._trie, cost, last, open_)
-        used = n if whole else sure(values, last, self._lengths, open_)
+        node = fewest(values, self._trie, cost, last)
+        used = n if whole else sure(values, self._trie, node, last, self._lengths)
         ids = np.empty(cost[used], np.uint16 if self.vocab_size <= 65536 else np.uint32)
         trace(used, last, self._lengths, ids)
         return ids, used

@@ -79,19 +79,18 @@ def _prune(pieces, vocab_size, sample, progress):
     trie, nodes = build_trie(
         store, starts, np.array(sorted(range(len(pieces)), key=pieces.__getitem__)))
     room = max(STRETCH, int(lengths.max())) + 1
-    work = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.bool_)
-    cost, last, _ = work
+    cost, last = np.empty(room, np.int32), np.empty(room, np.int32)
     without = np.empty(len(pieces), np.int64)
     stay = np.arange(len(pieces))
     while len(stay) > vocab_size:
         progress(len(stay) - vocab_size)
         count = np.zeros(len(pieces), np.int64)
         for stretch in sample:
-            fewest(np.frombuffer(stretch, np.uint8), trie, *work)
+            fewest(np.frombuffer(stretch, np.uint8), trie, cost, last)
             ids = np.empty(cost[len(stretch)], np.int32)
             trace(len(stretch), last, lengths, ids)
             count += np.bincount(ids, minlength=len(pieces))
-        costs_without(store, starts, trie, nodes, *work, without)
+        costs_without(store, starts, trie, nodes, cost, last, without)
         grows = (count * (without - 1))[stay]
         grows[lengths[stay] == 1] = np.iinfo(np.int64).max
         # In a tie what was learnt later goes first.
