@@ -38,6 +38,7 @@ def command(model, datasets, task, seed, threads, as_json):
 
     loaded = load_model(model)
     texts = find_texts(datasets)
+    say_if_compiling(loaded.tokenizer)
     with long_reading("tokenizing") as progress:
         tokens = encode_texts(loaded.tokenizer, texts, progress=progress, warn=say)
     say_if_compiling()

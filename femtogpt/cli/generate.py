@@ -49,6 +49,7 @@ def command(positional, prompt, model, count, temperature, top_k, top_p, seed, s
     from ..sampler import TOGETHER, generate_together
 
     loaded = load_model(model)
+    say_if_compiling(loaded.tokenizer)
     ids = _prompt_ids(loaded, prompt)
     if seed is None:
         seed = int(np.random.SeedSequence().entropy % 2**63)

@@ -9,6 +9,7 @@ import click
 
 from ..errors import FemtoError
 
+COMPILED_TOKENIZERS = ("bpe", "pathpiece")
 PLAIN_LINE_SECONDS = 10  # between lines where standard error is not a terminal
 
 model_option = click.option(
@@ -61,8 +62,7 @@ def tokenizer_of(model, tokenizer_data):
     from ..tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(tokenizer_data) if tokenizer_data else load_model(model).tokenizer
-    if tokenizer.name in ("bpe", "pathpiece"):
-        say_if_compiling("tokenizer")
+    say_if_compiling(tokenizer)
     return tokenizer
 
 
@@ -95,17 +95,19 @@ def require_absent(path, force, what):
                          "another name")
 
 
-def say_if_compiling(what="layers"):
+def say_if_compiling(tokenizer=None):
     """Numba compiles on first use, which takes a while: says so, once.
 
-    what: the folder whose kernels are meant, "layers" or "tokenizer".
+    tokenizer: what is about to encode a text, or None for what a model computes with.
     """
     from ..layers.numeric import CACHE_FOLDER
 
+    if tokenizer is not None and tokenizer.name not in COMPILED_TOKENIZERS:
+        return
+    what, seconds = ("layers", 15) if tokenizer is None else ("tokenizer", 10)
     if CACHE_FOLDER is None:
         say("compiling (each time: the cache folder cannot be written, or others can too) ...")
     elif not any(CACHE_FOLDER.glob(f"{what}_*/*.nbi")):
-        seconds = {"layers": 15, "tokenizer": 10}[what]
         say(f"compiling for this machine, once: some {seconds} seconds ...")
 
 

@@ -102,6 +102,7 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
         given = {name: value for name, value in options.items() if value is not None}
         run = plan(loaded, data, steps, until_step, sum(text.size for text in texts),
                    changed_dataset, **given)
+        say_if_compiling(loaded.tokenizer)
         with long_reading("tokenizing") as progress:
             tokens = encode_texts(loaded.tokenizer, texts, data, progress, say)
         run = run.with_held_back(len(tokens), loaded.config.num_tokens)

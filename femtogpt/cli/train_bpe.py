@@ -56,14 +56,14 @@ def command(datasets, tokenizer_data, vocab_size, kind, epoch, as_json, **option
     from tqdm import tqdm
 
     from ..data import count_bytes, count_tokens, encode_texts, find_texts
-    from ..tokenizer import save_tokenizer, train_bpe, train_pathpiece
+    from ..tokenizer import BPETokenizer, save_tokenizer, train_bpe, train_pathpiece
 
     train = train_bpe if kind == "bpe" else train_pathpiece
     options["split"] = options["split"] or ("gpt2" if kind == "bpe" else "none")
     if epoch is not None:
         say("--epoch is not needed: the merges are exact after one pass")
     texts = find_texts(datasets)
-    say_if_compiling("tokenizer")
+    say_if_compiling(BPETokenizer)
     if options["split"] == "auto":
         options["split"] = _choose_split(texts, vocab_size, options)
     with long_reading("reading") as reading, tqdm(desc="merges", disable=None, leave=False,
