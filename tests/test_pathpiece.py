@@ -104,6 +104,13 @@ def test_in_blocks_or_in_one_piece_is_the_same(stretch, longer, text, cuts, all_
         assert outcome(lambda: list(tokenizer.encode_blocks(iter(blocks)))) == whole
 
 
+def test_a_place_is_open_though_what_follows_it_is_no_piece_yet():
+    tokenizer = of("aab", "aa", "xa", "abcc")
+    parts = tokenizer.encode_blocks([b"xaabc", b"c, "])
+    assert [tokenizer.piece(id) for part in parts for id in part] == [
+        b"xa", b"abcc", b",", b" "]
+
+
 def test_little_is_held_back():
     tokenizer = train_pathpiece([TEXT], 300)
     parts = tokenizer.encode_blocks([TEXT] * 5)
