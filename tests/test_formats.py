@@ -224,6 +224,7 @@ def test_a_tiktoken_file_is_a_line_a_token(tmp_path):
     reserved = train_bpe([b"abcabc"], 258, reserve_tokens=6)
     _, note = save_tokenizer(reserved, tmp_path / "x.tiktoken")
     assert "'<|reserved_3|>': 261} and 2 more" in note
+    assert (tmp_path / "x.tiktoken").read_bytes().splitlines() == lines  # and no special ones
     text = message(load_tokenizer, tmp_path / "x.tiktoken")
     assert "not a JSON file" in text and ".tiktoken" in text
 
