@@ -66,9 +66,6 @@ class BPETokenizer:
         self._store = np.frombuffer(b"".join(data.pieces), np.uint8)
         self._lengths = np.array([len(piece) for piece in data.pieces], np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
-        # The longest first: of <|a|> and <|a|>b in one place, the longer is meant.
-        names = sorted((s.encode() for s in self.special_tokens), key=len, reverse=True)
-        self._special = re.compile(b"(" + b"|".join(map(re.escape, names)) + b")")
 
     def encode(self, text: str | bytes, allow_special: bool = False) -> np.ndarray:
         """The ids of `text`: (n,) uint16 or uint32.
@@ -79,8 +76,10 @@ class BPETokenizer:
         data = as_bytes(text)
         if not (allow_special and self.special_tokens):
             return self._encode_ordinary(data)
-        out = []
-        for number, part in enumerate(self._special.split(data)):
+        # The longest first: of <|a|> and <|a|>b in one place, the longer is meant.
+        names = sorted((s.encode() for s in self.special_tokens), key=len, reverse=True)
+        special, out = b"(" + b"|".join(map(re.escape, names)) + b")", []
+        for number, part in enumerate(re.split(special, data)):
             if number % 2:  # re.split puts what its group matched at the odd places
                 out.append(pack_ids([self.special_tokens[part.decode()]], self.vocab_size))
             else:

@@ -116,9 +116,11 @@ def choose_split(
 
 
 def _check_names(names):
-    for i, name in enumerate(names):
-        if not name or name in names[:i]:
+    seen = set()
+    for name in names:
+        if not name or name in seen:
             raise FemtoError(f"the special token {name!r} is empty or named twice")
+        seen.add(name)
         try:
             name.encode()
         except UnicodeEncodeError:
