@@ -27,8 +27,8 @@ SHOWN = 8  # of the last merges
 @click.option("--vocab-size", type=click.IntRange(1), default=768, show_default=True,
               help="Tokens to learn, the single bytes among them.")
 @click.option("--kind", type=click.Choice(["bpe", "pathpiece"]), default="bpe", show_default=True,
-              help="How tokens spell a text: by merges, or the fewest that can, which --split then "
-              "is how to look for.")
+              help="How tokens spell a text: by merges, or by the fewest that can (pathpiece: "
+              "shorter, but models learn worse from it); --split then says how to look for them.")
 @click.option("--split", type=click.Choice(SPLITS), show_default="gpt2; pathpiece none",
               help="How text is cut before: as for GPT-2, for GPT-4 (cl100k), for half of the "
               "merges (as SuperBPE), or not; auto tries all and takes the fewest tokens.")
@@ -100,7 +100,8 @@ def _choose_split(texts, vocab_size, options):
     split, found = choose_split([b"".join(sample)], vocab_size, **options)
     values = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
     say(f"--split auto: {split}; bytes a token in the first {(SAMPLE - left) / 1e6:.1f} MB: "
-        f"{values} (within 1% the first counts: it encodes faster, and more programs can do it)")
+        f"{values} (within 1% the first counts: it encodes faster, and more programs can do it; "
+        "fewer tokens alone do not make a better model)")
     return split
 
 

@@ -290,6 +290,6 @@ def learn_merges(
             state[1] = close_gaps(token, weights, stride, lengths, heap, order, places)
             needed = state[1] + 2 * heap[0].noted
             if needed > 0.98 * len(places):
-                places = np.resize(places, needed + len(places) // 8)
+                places.resize(needed + len(places) // 8, refcheck=False)  # in place: it is large
         if why == PAIRS_FULL:
             heap = np.concatenate([heap, heap]).view(np.recarray)
