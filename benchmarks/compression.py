@@ -143,12 +143,12 @@ def show(row, head):
     cells = {f"{o['kind']} {o['split']}": {} for o in row["ours"]}
     for o in row["ours"]:
         cells[f"{o['kind']} {o['split']}"][o["base"]] = f"{o['bytes_per_token']:.3f}"
-    titles = ["", "tokens", *cells, "femtoGPT", "lowered"]
+    titles = ["", "tokens", *cells, *(("femtoGPT", "lowered") if "femtogpt" in row else ())]
     if head:
         print("| " + " | ".join(titles) + " |\n" + "| --- " * len(titles) + "|")
     values = [f"{c.get('seen', '-')} ({c['all']})" for c in cells.values()]
-    theirs = [f"{row[key]['bytes_per_token']:.3f}, {row[key]['unknown']} lost" if key in row else "-"
-              for key in ("femtogpt", "femtogpt_lowered")]
+    theirs = [f"{row[key]['bytes_per_token']:.3f}, {row[key]['unknown']} lost"
+              for key in ("femtogpt", "femtogpt_lowered") if key in row]
     print("| " + " | ".join([row["text"], str(row["vocab_size"]), *values, *theirs]) + " |",
           flush=True)
 
