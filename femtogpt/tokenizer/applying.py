@@ -5,6 +5,8 @@ And of its places the leftmost. Each distinct chunk is merged once, then copied.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from femtogpt.layers.numeric import kernel
@@ -179,18 +181,32 @@ def copy_tokens(numbers, ids, ends, out):
     return count
 
 
+class Merges(NamedTuple):
+    """Merges as the kernels take them."""
+
+    byte_ids: np.ndarray  # (256,), the token of each byte
+    merges: np.ndarray  # (n, 3) left, right, what they become
+    keys: np.ndarray  # (2**k,) hash table of pairs, and
+    ranks: np.ndarray  # (2**k,) the merge of each
+    lengths: np.ndarray  # (V,) bytes of each token
+
+
+def tabulate(data: BPEData, byte_ids: np.ndarray) -> Merges:
+    """The Merges of a tokenizer. byte_ids: (256,), the token of each byte."""
+    merges = np.array(data.merges, np.int64).reshape(-1, 3)
+    size = 1 << (2 * len(merges) + 1).bit_length()
+    keys, ranks = np.zeros(size, np.uint64), np.zeros(size, np.int32)
+    enter_merges(merges, keys, ranks)
+    lengths = np.array([len(piece) for piece in data.pieces], np.int64)
+    return Merges(byte_ids, merges, keys, ranks, lengths)
+
+
 class Encoder:
     """Encodes texts by merges, remembering the chunks it met. Not for two threads at once."""
 
-    def __init__(self, data: BPEData, byte_ids: np.ndarray):
-        """byte_ids: (256,), the token of each byte."""
-        self._split, self._byte_ids = data.split, byte_ids
-        self._dtype = np.uint16 if len(data.pieces) <= 65536 else np.uint32
-        self._merges = np.array(data.merges, np.int64).reshape(-1, 3)
-        size = 1 << (2 * len(data.merges) + 1).bit_length()
-        self._keys, self._ranks = np.zeros(size, np.uint64), np.zeros(size, np.int32)
-        enter_merges(self._merges, self._keys, self._ranks)
-        self._lengths = np.array([len(piece) for piece in data.pieces], np.int64)
+    def __init__(self, merges: Merges, split: str):
+        self._merges, self._split = merges, split
+        self._dtype = np.uint16 if len(merges.lengths) <= 65536 else np.uint32
         self._chunks = Chunks()
         self._ids, self._ends = np.empty(0, np.int32), np.zeros(1, np.int64)
 
@@ -221,5 +237,4 @@ class Encoder:
         return bool((alone & (ids[ends[:-1]] == np.arange(len(alone))))[ordinary].all())
 
     def _merge(self, store, starts, first, count, ids, ends):
-        merge_chunks(store, starts, first, count, self._byte_ids, self._merges, self._keys,
-                     self._ranks, self._lengths, ids, ends)
+        merge_chunks(store, starts, first, count, *self._merges, ids, ends)
