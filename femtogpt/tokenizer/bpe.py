@@ -32,7 +32,7 @@ from femtogpt.tokenizer.stream import (
     lowered,
 )
 
-BLOCK = 1 << 20  # bytes of a text that one thread encodes at a time
+BLOCK = 1 << 20  # bytes of a text that one thread encodes at a time, or ids to decode
 
 
 class BPETokenizer:
@@ -148,10 +148,13 @@ class BPETokenizer:
         """The pieces of `ids`, joined. Raises FemtoError for an id out of range."""
         from femtogpt.tokenizer.tokens import join_pieces
 
-        ids = check_ids(ids, self.vocab_size)
-        out = np.empty(int(self._lengths[ids].sum()), np.uint8)
-        join_pieces(ids, self._store, self._starts, out)
-        return out.tobytes()
+        ids, parts = np.asarray(ids).reshape(-1), []
+        for i in range(0, len(ids), BLOCK):  # not all of them once more as int64
+            some = check_ids(ids[i : i + BLOCK], self.vocab_size)
+            out = np.empty(int(self._lengths[some].sum()), np.uint8)
+            join_pieces(some, self._store, self._starts, out)
+            parts.append(out.tobytes())
+        return b"".join(parts)
 
     def piece(self, id: int) -> bytes:
         """The bytes that `id` stands for; a special token's are its name."""
