@@ -120,10 +120,9 @@ def quota(case, size):
     case.must_finish(*OPTIONS)
 
 
-def full(case, size):
+def fill_and_free(case, process):
+    """The disk is filled under the run, which must fail, and freed; then it must finish."""
     hog = case.folder / "hog"
-    process = case.start(*OPTIONS)
-    case.until_saved(process)
     with open(hog, "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
@@ -131,6 +130,12 @@ def full(case, size):
     case.must_load()
     hog.unlink()
     case.must_finish()
+
+
+def full(case, size):
+    process = case.start(*OPTIONS)
+    case.until_saved(process)
+    fill_and_free(case, process)
 
 
 def read_only(case, size):
@@ -177,14 +182,7 @@ def linked(case, size):
     case.path = link
     process = case.start(*OPTIONS)
     case.until_saved(process)
-    hog = case.folder / "hog"
-    with open(hog, "wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    case.must_fail(process)
-    case.must_load()
-    hog.unlink()
-    case.must_finish()
+    fill_and_free(case, process)
     if not link.is_symlink():
         case.wrong.append("the link is one no more")
 

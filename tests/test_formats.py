@@ -11,9 +11,9 @@ import unicodedata
 
 import pytest
 from click.testing import CliRunner
+from test_damaged_tokenizers import message
 
 from femtogpt.cli import main
-from femtogpt.errors import FemtoError
 from femtogpt.tokenizer import (
     TRAINED_SPLITS,
     BPETokenizer,
@@ -33,14 +33,6 @@ TEXT = (
     "It's the end; they'll LOWER the lowest newer WIDEST\n\n  width of 1234 rows,\r\n"
     "\twe'Ve said: 'the' été, naïve 日本語日本 🙂🙂 ΣΑΣΑΣ  \u00a0 end's the the aaaa aaa bbbb\n"
 ).encode() * 3
-
-
-def message(call, *args):
-    with pytest.raises(FemtoError) as caught:
-        call(*args)
-    text = str(caught.value)
-    assert "\n" not in text and len(text) < 600
-    return text
 
 
 def trained(split="gpt2", **options):

@@ -14,7 +14,7 @@ from femtogpt.tokenizer.chunks import Chunks
 from femtogpt.tokenizer.cutting import chunk_ends
 from femtogpt.tokenizer.formats import BPEData
 from femtogpt.tokenizer.hashing import pair_key, slot_of
-from femtogpt.tokenizer.tokens import END, before, join
+from femtogpt.tokenizer.tokens import END, before, join, join_parts
 
 SHORT = 64  # bytes of a chunk in which looking at all pairs again is quickest
 NEVER = 1 << 40  # the rank of a pair that no merge joins
@@ -170,17 +170,6 @@ def merge_chunks(store, starts, first, count, byte_ids, merges, keys, ranks, len
         ends[c + 1] = begin + n
 
 
-@kernel
-def copy_tokens(numbers, ids, ends, out):
-    """Writes the tokens of chunks, by number, one after the other; returns how many."""
-    count = 0
-    for number in numbers:
-        for k in range(ends[number], ends[number + 1]):
-            out[count] = ids[k]
-            count += 1
-    return count
-
-
 class Merges(NamedTuple):
     """Merges as the kernels take them."""
 
@@ -224,7 +213,7 @@ class Encoder:
             self._ids = np.resize(self._ids, len(chunks.store))
         self._merge(chunks.store, chunks.starts, known, chunks.count, self._ids, self._ends)
         out = np.empty(len(values), self._dtype)
-        return out[: copy_tokens(numbers, self._ids, self._ends, out)].copy()
+        return out[: join_parts(numbers, self._ids, self._ends, out)].copy()
 
     def is_canonical(self, store: np.ndarray, starts: np.ndarray, ordinary: np.ndarray) -> bool:
         """Whether merges make of each token's own piece that token, as merges that we learn do.

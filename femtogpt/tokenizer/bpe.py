@@ -146,13 +146,13 @@ class BPETokenizer:
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The pieces of `ids`, joined. Raises FemtoError for an id out of range."""
-        from femtogpt.tokenizer.tokens import join_pieces
+        from femtogpt.tokenizer.tokens import join_parts
 
         ids, parts = np.asarray(ids).reshape(-1), []
         for i in range(0, len(ids), BLOCK):  # not all of them once more as int64
             some = check_ids(ids[i : i + BLOCK], self.vocab_size)
             out = np.empty(int(self._lengths[some].sum()), np.uint8)
-            join_pieces(some, self._store, self._starts, out)
+            join_parts(some, self._store, self._starts, out)
             parts.append(out.tobytes())
         return b"".join(parts)
 

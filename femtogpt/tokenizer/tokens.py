@@ -61,10 +61,14 @@ def lay_out_tokens(ids, lengths, token):
 
 
 @kernel
-def join_pieces(ids, store, starts, out):
-    """Writes the bytes of tokens one after the other. Piece p is store[starts[p]:starts[p + 1]]."""
+def join_parts(numbers, store, starts, out):
+    """Writes parts, by number, one after the other; returns how long that is.
+
+    Part p is store[starts[p]:starts[p + 1]]: the bytes of a token, or the tokens of a chunk.
+    """
     to = 0
-    for id in ids:
-        for i in range(starts[id], starts[id + 1]):
+    for number in numbers:
+        for i in range(starts[number], starts[number + 1]):
             out[to] = store[i]
             to += 1
+    return to
