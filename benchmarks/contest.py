@@ -10,7 +10,6 @@ import json
 import math
 import os
 import platform
-import re
 import shutil
 import statistics
 import subprocess
@@ -18,6 +17,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from femtogpt.machine import processor_name
 
 HERE = Path(__file__).resolve().parent
 PAUSE = 0.25  # seconds before a turn: PyTorch's and OpenBLAS's threads spin after their work
@@ -183,34 +184,12 @@ def cold_process(command, cwd):
 
 def machine():
     """Processor, system and versions, in a line."""
-    name, system = _processor_name(), f"{platform.system()} {platform.release()}"
+    name, system = processor_name(), f"{platform.system()} {platform.release()}"
     versions = [f"Python {platform.python_version()}"]
     for package in ("numpy", "numba", "torch"):
         if importlib.util.find_spec(package):
             versions.append(f"{package} {importlib.metadata.version(package)}")
     return f"{name}, {os.cpu_count()} processors, {system}, {', '.join(versions)}"
-
-
-def _processor_name():
-    if sys.platform == "darwin":
-        return subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True,
-                              text=True).stdout.strip()
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    found = [re.search(rf"^{field}\s*: (.*)", text, re.M)
-             for field in ("model name", "cpu family", "model")]
-    if all(found):
-        return "{} (family {}, model {})".format(*(field[1] for field in found))
-    return platform.processor() or platform.machine()
-
-
-def available_processors():
-    """The processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def shown(value, form):

@@ -16,11 +16,12 @@ import types
 from collections import defaultdict
 
 import numpy as np
-from contest import PRODUCT, available_processors, machine
+from contest import PRODUCT, machine
 from contestants import Sgemm, make, milliseconds
 from steps import CONFIGURATIONS, flops
 
 from femtogpt import model
+from femtogpt.machine import available_processors
 from femtogpt.model import allocate_activations, constants, initial_parameters
 from femtogpt.tensors import views
 

@@ -13,6 +13,8 @@ import json
 import contest
 from steps import CONFIGURATIONS, measure
 
+from femtogpt.machine import available_processors
+
 WIDTH, LAYERS, HEADS = 192, 8, 8  # E's
 VOCABULARY, CONTEXT = 1054, 80
 TOKENS = 4096  # in a batch, whatever the context
@@ -35,7 +37,7 @@ def points(threads):
 
 
 def main():
-    available = contest.available_processors()
+    available = available_processors()
     groups = points(available)
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("groups", nargs="*", default=list(groups), help=", ".join(groups))

@@ -15,6 +15,8 @@ import tempfile
 
 import contest
 
+from femtogpt.machine import available_processors
+
 # V, T, C, L, NH, batch size
 CONFIGURATIONS = {
     "A": (256, 64, 64, 4, 4, 32),
@@ -47,7 +49,7 @@ def measure(shape, threads, seconds, optimizer="adamw", vectors=None, peers=()):
         torches = {name: start("torch", threads, shape, "adamw", environment)
                    for name, environment in peers}
         # The peak beside each configuration: the machine's speed drifts.
-        sgemm = start("sgemm", min(threads, contest.available_processors()))
+        sgemm = start("sgemm", min(threads, available_processors()))
         load = contest.alternate([ours, *torches.values(), sgemm], seconds)
     speed = flops(shape) / ours.median / 1e6
     result = {"ms": ours.median, "gflops": speed, "peak_gflops": sgemm.gflops,
@@ -73,7 +75,7 @@ COLUMNS = (
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("configurations", nargs="*", default=list("ABCDEFG"))
-    parser.add_argument("--threads", type=int, default=contest.available_processors())
+    parser.add_argument("--threads", type=int, default=available_processors())
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw",
                         help="ours; PyTorch's is always AdamW")
     parser.add_argument("--seconds", type=float, default=20, help="for each configuration")

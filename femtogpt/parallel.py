@@ -7,7 +7,6 @@ and shards are added in a fixed tree.
 
 import itertools
 import math
-import os
 import queue
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -15,6 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from .layers import matmul
+from .machine import available_processors
 from .model import (
     activation_shapes,
     allocate_activations,
@@ -57,19 +57,12 @@ def micro_batch_size(config, shards):
     return -(-longest // passes)
 
 
-def default_threads():
-    """The processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
-
-
 class Engine:
     """Computes losses and gradients of batches with a pool of threads. A context manager."""
 
     def __init__(self, config, batch_size, threads=None):
         self.config = config
-        self.threads = threads or default_threads()
+        self.threads = threads or available_processors()
         self.shards = cut(batch_size, count_shards(config, batch_size))
         self.micro_batch = micro_batch_size(config, self.shards)
         self.constants = constants(config)
@@ -178,6 +171,6 @@ def memory_to_train(config, batch_size, threads=None):
     shards = count_shards(config, batch_size)
     sequences = micro_batch_size(config, cut(batch_size, shards))
     activations = sum(math.prod(shape) for shape in activation_shapes(config, sequences))
-    at_work = min(threads or default_threads(), shards)
+    at_work = min(threads or available_processors(), shards)
     numbers = count_parameters(config) * (3 + shards) + at_work * activations
     return 4 * numbers + 150_000_000

@@ -89,25 +89,21 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
     if steps is not None and until_step is not None:
         raise click.UsageError("give --steps or --until-step, not both")
 
-    from ..data import encode_texts, find_texts, fingerprint, split
+    from ..data import find_texts
     from ..durable import lock
-    from ..run import earlier_runs, plan
+    from ..run import earlier_runs
+    from ..session import prepare
     from ..trainer import Trainer
 
     with lock(model):
         loaded = load_model(model)
         texts = find_texts(datasets)
-        with long_reading("reading") as progress:
-            data = fingerprint(texts, progress)
         given = {name: value for name, value in options.items() if value is not None}
-        run = plan(loaded, data, steps, until_step, sum(text.size for text in texts),
-                   changed_dataset, **given)
         say_if_compiling(loaded.tokenizer)
-        with long_reading("tokenizing") as progress:
-            tokens = encode_texts(loaded.tokenizer, texts, data, progress, say)
-        run = run.with_held_back(len(tokens), loaded.config.num_tokens)
-        training, validation = split(tokens, run.val_begin, run.val_end, loaded.config.num_tokens)
-        if any(earlier.data == data and (earlier.val_begin, earlier.val_end)
+        run, tokens, training, validation = prepare(
+            loaded, texts, steps=steps, until_step=until_step, changed_data=changed_dataset,
+            warn=say, watch=long_reading, **given)
+        if any(earlier.data == run.data and (earlier.val_begin, earlier.val_end)
                != (run.val_begin, run.val_end) for earlier in earlier_runs(loaded)):
             say("warning: an earlier run held back another part of this text: the model was "
                 "trained already on some of what is held back now")
