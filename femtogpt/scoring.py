@@ -2,8 +2,17 @@
 
 import math
 import random
+from typing import NamedTuple
 
-from dummy_data import addition_dummy, simple_dummy, simple_dummy2
+import numpy as np
+
+from dummy_data import (
+    addition_dummy,
+    simple_dummy,
+    simple_dummy2,
+    simple_sequence,
+    simple_sequence2,
+)
 
 from .data import count_bytes, count_tokens, windows
 from .errors import FemtoError
@@ -13,28 +22,63 @@ from .sampler import TOGETHER, generate, generate_together
 SAMPLED_TOKENS = 4000  # of text that is judged line by line
 HELD_OUT_PAIRS = 200
 PROMPTS_PER_ACTION = 40
+PHASES = 20  # where in a sequence a continuation is asked for
+CONTINUED = 200  # characters
 WINDOWS_AT_ONCE = 2048
+GROUPS = 50  # of neighbouring windows, whose losses tell how sure their mean is
+Z = 1.96  # standard deviations: 95%
+
+
+class Share(NamedTuple):
+    """How many of how many were right."""
+
+    right: int
+    of: int
+
+    @property
+    def share(self):
+        return self.right / self.of if self.of else 0.0
+
+    @property
+    def interval(self):
+        """(low, high): where the true share lies with a confidence of 95%, by Wilson's score
+        (Wilson 1927), which holds near 0 and 1 too."""
+        if not self.of:
+            return 0.0, 1.0
+        middle = self.share + Z**2 / (2 * self.of)
+        spread = Z * math.sqrt(self.share * (1 - self.share) / self.of + (Z / (2 * self.of)) ** 2)
+        scale = 1 + Z**2 / self.of
+        return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+    def to_json(self):
+        return {"share": self.share, "of": self.of, "interval": list(self.interval)}
 
 
 def evaluate(model, tokens, threads=None):
     """loss (nats a token, the mean over all positions of consecutive windows of num_tokens),
-    perplexity, bits_per_byte, tokens (how many were predicted), as a dict."""
+    interval (low, high; the loss with a confidence of 95%, from how neighbouring windows
+    differ), perplexity, bits_per_byte, tokens (how many were predicted), as a dict."""
     T = model.config.num_tokens
     if len(tokens) < T + 1:
         raise FemtoError(f"the dataset has {len(tokens)} tokens, but a window needs num_tokens + 1 "
                          f"= {T + 1}: use more text")
     starts = range(0, len(tokens) - T, T)
-    total = 0.0
+    size = min(WINDOWS_AT_ONCE, -(-len(starts) // GROUPS))
+    groups = [starts[i : i + size] for i in range(0, len(starts), size)]
     with Engine(model.config, 64, threads) as engine:
-        for i in range(0, len(starts), WINDOWS_AT_ONCE):
-            part = starts[i : i + WINDOWS_AT_ONCE]
-            total += engine.mean_loss(model.parameters, windows(tokens, part, T)) * len(part)
-    loss = total / len(starts)
+        losses = [engine.mean_loss(model.parameters, windows(tokens, group, T))
+                  for group in groups]
+    weights = np.array([len(group) for group in groups]) / len(starts)
+    loss = float(weights @ losses)
+    # Neighbours are alike, so the unit is a group of them, not a token.
+    error = math.sqrt(float(weights**2 @ (np.array(losses) - loss) ** 2)
+                      * len(groups) / max(1, len(groups) - 1))
     predicted = tokens[1 : len(starts) * T + 1]
     bits = loss / math.log(2) * len(predicted)
     counts = count_tokens(predicted, model.config.vocab_size)
     return {
         "loss": loss,
+        "interval": [loss - Z * error, loss + Z * error],
         "perplexity": math.exp(min(loss, 700)),
         "bits_per_byte": bits / count_bytes(model.tokenizer, counts),
         "tokens": len(predicted),
@@ -63,34 +107,29 @@ def answers(model, prompts, longest=40):
     return [text.split(b"\n")[0].decode("utf-8", "replace") for text in texts]
 
 
-def _share(kept_and_total):
-    kept, total = kept_and_total
-    return kept / total if total else 0.0
-
-
 def score_simple(model, dataset, seed):
-    """The share of sampled lines (temperature 0.5) that keep all rules of simple_dummy.py."""
+    """valid: the lines, sampled at temperature 0.5, that keep all rules of simple_dummy.py."""
     text = sample_text(model, "\n", SAMPLED_TOKENS, seed)
-    return {"score": _share(simple_dummy.valid_lines(text)),
-            "lines": simple_dummy.valid_lines(text)[1]}
+    return {"valid": Share(*simple_dummy.valid_lines(text))}
 
 
 def score_addition(model, dataset, seed):
-    """Of sampled lines: the share with the form of a sum, and of these the true ones. Of
-    held-out pairs: the share answered right, greedily; that is the score."""
-    text = sample_text(model, "\n", SAMPLED_TOKENS, seed)
+    """right: the held-out pairs that are answered right, greedily. form: the sampled lines with
+    the form of a sum; true: of these, the true ones."""
     pairs = addition_dummy.held_out_pairs(dataset, random.Random(seed), HELD_OUT_PAIRS)
     if not pairs:
         raise FemtoError("the dataset holds every pair there is: none is left to be held out")
     found = answers(model, [addition_dummy.prompt(*pair) for pair in pairs])
     right = sum(text == addition_dummy.answer(*pair)
                 for text, pair in zip(found, pairs, strict=True))
-    return {"score": right / len(pairs), "form": _share(addition_dummy.form(text)),
-            "true": _share(addition_dummy.true_sums(text)), "pairs": len(pairs)}
+    text = sample_text(model, "\n", SAMPLED_TOKENS, seed)
+    return {"right": Share(right, len(pairs)), "form": Share(*addition_dummy.form(text)),
+            "true": Share(*addition_dummy.true_sums(text))}
 
 
 def score_actions(model, dataset, seed):
-    """For each action, the share of fresh prompts answered right; the score is the worst."""
+    """worst: of the ten actions' shares of fresh prompts answered right, the lowest; and all
+    ten, action 0 to action 9."""
     rng = random.Random(seed)
     actions = {}
     for action in range(10):
@@ -98,13 +137,37 @@ def score_actions(model, dataset, seed):
         found = answers(model, [prompt for prompt, _ in prompts])
         right = sum(simple_dummy2.is_right(text, expected)
                     for text, (_, expected) in zip(found, prompts, strict=True))
-        actions[str(action)] = right / len(prompts)
-    return {"score": min(actions.values()), "actions": actions, "prompts": PROMPTS_PER_ACTION}
+        actions[f"action {action}"] = Share(right, len(prompts))
+    return {"worst": min(actions.values()), **actions}
 
 
-TASKS = {"simple": score_simple, "addition": score_addition, "actions": score_actions}
+def score_sequence(module):
+    """The scoring of dummy_data's simple_sequence or simple_sequence2, a function as above:
+    continued, the characters that go on as they must, greedily, from phases drawn anywhere."""
+    def continued(model, dataset, seed):
+        rng = random.Random(seed)
+        phases = [rng.randrange(module.PERIOD) for _ in range(PHASES)]
+        before = model.config.num_tokens  # as much as the model can see
+        prompts = [model.tokenizer.encode(module.continuation(phase - before, before)).tolist()
+                   for phase in phases]
+        texts = [b""] * PHASES
+        for sample, token in generate_together(model.config, model.parameters, prompts, CONTINUED,
+                                               [0] * PHASES, temperature=0):
+            texts[sample] += model.tokenizer.piece(token)
+        scores = [module.score(text.decode("utf-8", "replace"), phase, CONTINUED)
+                  for text, phase in zip(texts, phases, strict=True)]
+        return {"continued": Share(*map(sum, zip(*scores, strict=True)))}
+
+    return continued
+
+
+TASKS = {"simple": score_simple, "addition": score_addition, "actions": score_actions,
+         "sequence": score_sequence(simple_sequence),
+         "sequence2": score_sequence(simple_sequence2)}
 
 
 def score(model, task, dataset, seed=1):
-    """The score of a task ("text": none beyond the loss) and its parts, as a dict."""
+    """The Shares of a task, the one that counts first ("text": none beyond the loss), as a dict.
+
+    dataset: the text that the model was trained on, so that nothing it has seen is asked."""
     return TASKS[task](model, dataset, seed) if task in TASKS else {}

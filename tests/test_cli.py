@@ -410,26 +410,33 @@ def test_eval_json_has_its_keys_and_is_the_mean_of_all_windows(folder):
     assert f"loss {values['loss']:.4f} nats a token" in invoke("eval")
 
 
-@pytest.mark.parametrize(("task", "parts"), [
-    ("simple", {"lines"}), ("addition", {"form", "true", "pairs"}),
-    ("actions", {"actions", "prompts"}), ("text", set()),
+@pytest.mark.parametrize(("task", "shares"), [
+    ("simple", ["valid"]), ("addition", ["right", "form", "true"]),
+    ("actions", ["worst", *(f"action {i}" for i in range(10))]), ("sequence", ["continued"]),
+    ("sequence2", ["continued"]), ("text", []),
 ])
-def test_eval_scores_each_task(folder, monkeypatch, task, parts):
+def test_eval_scores_each_task(folder, monkeypatch, task, shares):
     from femtogpt import scoring
 
     monkeypatch.setattr(scoring, "SAMPLED_TOKENS", 200)
     monkeypatch.setattr(scoring, "PROMPTS_PER_ACTION", 2)
+    monkeypatch.setattr(scoring, "PHASES", 3)
+    monkeypatch.setattr(scoring, "CONTINUED", 10)
     name = {"simple": "simple_dummy", "addition": "addition_dummy", "actions": "simple_dummy2",
+            "sequence": "simple_sequence", "sequence2": "simple_sequence2",
             "text": "simple_dummy"}[task]
     data = subprocess.run([sys.executable, ROOT / "dummy_data" / f"{name}.py", "--seed=1"],
                           capture_output=True, check=True).stdout
     (folder / "dataset.txt").write_bytes(data[:40_000])
     invoke("init", *SIZES)
     values = json.loads(invoke("eval", f"--task={task}", "--json"))
-    assert parts | ({"score"} if parts else set()) <= set(values)
-    assert 0 <= values.get("score", 0) <= 1
+    for share in shares:
+        low, high = values[share]["interval"]
+        assert 0 <= low <= values[share]["share"] <= high <= 1
+    low, high = values["interval"]
+    assert low < values["loss"] < high
     lines = invoke("eval", f"--task={task}").splitlines()
-    assert len(lines) == {"simple": 2, "addition": 3, "actions": 12, "text": 1}[task]
+    assert len(lines) == 1 + len(shares) + bool(shares)
 
 
 def test_eval_scores_a_perfect_answer_perfectly(folder, monkeypatch):
@@ -439,10 +446,11 @@ def test_eval_scores_a_perfect_answer_perfectly(folder, monkeypatch):
     invoke("init", *SIZES)
     monkeypatch.setattr(scoring, "SAMPLED_TOKENS", 50)
     monkeypatch.setattr(scoring, "answers", lambda model, prompts: [the_sum(p) for p in prompts])
-    assert json.loads(invoke("eval", "--task=addition", "--json"))["score"] == 1.0
+    right = json.loads(invoke("eval", "--task=addition", "--json"))["right"]
+    assert right["share"] == 1.0 and right["interval"][0] > 0.97
     monkeypatch.setattr(scoring, "sample_text", lambda *_: "x\n1 + 1 = 2;\n2 + 2 = 5;\nzzz\n")
     values = json.loads(invoke("eval", "--task=addition", "--json"))
-    assert values["true"] == 0.5 and 0.5 < values["form"] < 1
+    assert values["true"]["share"] == 0.5 and 0.5 < values["form"]["share"] < 1
 
 
 def the_sum(prompt):

@@ -14,11 +14,16 @@ from .options import (
     threads_option,
 )
 
+MEANING = {"valid": "lines that keep all rules", "right": "held-out sums answered right",
+           "form": "lines with the form of a sum", "true": "of these, true",
+           "worst": "worst action", "continued": "characters continued correctly"}
+
 
 @click.command()
 @model_option
 @dataset_option
-@click.option("--task", type=click.Choice(["simple", "addition", "actions", "text"]),
+@click.option("--task", type=click.Choice(["simple", "addition", "actions", "sequence",
+                                              "sequence2", "text"]),
               default="text", show_default=True,
               help="Score by the rules of the bundled data too; the dataset is then what the "
               "model was trained on.")
@@ -46,19 +51,17 @@ def command(model, datasets, task, seed, threads, as_json):
     # A task's own rules need its whole text, which is small.
     texts = [] if task == "text" else read_texts(datasets)
     dataset = b"\n".join(texts).decode("utf-8", "replace")
-    result |= score(loaded, task, dataset, seed)
+    shares = score(loaded, task, dataset, seed)
     if as_json:
-        print_json(result)
+        print_json(result | {name: share.to_json() for name, share in shares.items()})
         return
-    click.echo(f"loss {result['loss']:.4f} nats a token, perplexity {result['perplexity']:.2f}, "
-               f"{result['bits_per_byte']:.3f} bits per byte, over {result['tokens']:,} tokens")
-    if task == "simple":
-        click.echo(f"lines that keep all rules: {result['score']:.1%} of {result['lines']}")
-    elif task == "addition":
-        click.echo(f"lines with the form of a sum: {result['form']:.1%}, of these true: "
-                   f"{result['true']:.1%}")
-        click.echo(f"held-out sums answered right: {result['score']:.1%} of {result['pairs']}")
-    elif task == "actions":
-        for action, share in result["actions"].items():
-            click.echo(f"action {action}: {share:.1%} of {result['prompts']}")
-        click.echo(f"worst action: {result['score']:.1%}")
+    low, high = result["interval"]
+    click.echo(f"loss {result['loss']:.4f} nats a token ({low:.4f} to {high:.4f}), perplexity "
+               f"{result['perplexity']:.2f}, {result['bits_per_byte']:.3f} bits per byte, over "
+               f"{result['tokens']:,} tokens")
+    for name, share in shares.items():
+        low, high = share.interval
+        click.echo(f"{MEANING.get(name, name)}: {share.share:.1%} of {share.of} "
+                   f"({low:.1%} to {high:.1%})")
+    if shares:
+        click.echo("In brackets: where the true value lies with a confidence of 95%.")
