@@ -14,10 +14,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Imports run down this list, never up.
 LEVELS = [
     {"cli"},
-    {"trainer", "divergence", "sampler", "decoder", "scoring", "surgery", "exchange"},
+    {"experiment", "trainer", "session", "divergence", "sampler", "decoder", "scoring", "surgery",
+     "exchange"},
     {"checkpoint", "damage", "durable", "run", "curve", "model", "data", "cache", "parallel",
      "optimizer"},
-    {"config", "tensors", "layers", "tokenizer", "errors"},
+    {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "errors"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 LONGEST = 330  # lines of a file

@@ -16,20 +16,24 @@ BEGIN = "<!-- commands: written by `python tests/test_readme.py` -->\n"
 END = "<!-- end of commands -->\n"
 
 
-def help_of(name):
-    context = click.Context(main, info_name="femtogpt", terminal_width=88, max_content_width=88,
-                            **main.context_settings)
-    command = main.get_command(context, name)
-    with click.Context(command, info_name=name, parent=context, terminal_width=88) as inner:
-        return command.get_help(inner)
+def helps(name, parent=None):
+    """(name, help) of a command, and of those below it."""
+    parent = parent or click.Context(main, info_name="femtogpt", terminal_width=88,
+                                     max_content_width=88, **main.context_settings)
+    command = parent.command.get_command(parent, name)
+    with click.Context(command, info_name=name, parent=parent, terminal_width=88) as inner:
+        yield inner.command_path.removeprefix("femtogpt "), command.get_help(inner)
+        if isinstance(command, click.Group):
+            for below in command.list_commands(inner):
+                yield from helps(below, inner)
 
 
 def generated():
     blocks = []
     for name in COMMANDS:
-        if name not in HIDDEN:
-            lines = "\n".join(f"    {line}".rstrip() for line in help_of(name).splitlines())
-            blocks.append(f"### {name}\n\n{lines}\n\n")
+        for path, text in helps(name) if name not in HIDDEN else ():
+            lines = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
+            blocks.append(f"### {path}\n\n{lines}\n\n")
     return "".join(blocks)
 
 
@@ -42,9 +46,9 @@ def test_the_readmes_command_section_is_what_help_prints():
 
 def test_every_help_has_an_example_that_runs_its_own_command():
     for name in COMMANDS:
-        text = help_of(name)
-        own_name = COMMANDS[name].replace("_", "-")
-        assert "Example:" in text and f"femtogpt {own_name}" in text
+        for path, text in helps(name):
+            own_name = path if path != "infer" else COMMANDS[name]
+            assert "Example:" in text and f"femtogpt {own_name}" in text
 
 
 def test_the_readmes_two_commands_name_what_is_in_the_repository():

@@ -27,6 +27,7 @@ COMMANDS = {
     "count-tokens": "count_tokens",
     "dump-tokenizer": "dump_tokenizer",
     "reset-optimizer": "reset_optimizer",
+    "experiment": "experiment",
 }
 HIDDEN = {"infer"}  # femtoGPT's name for generate
 

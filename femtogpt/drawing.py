@@ -1,0 +1,76 @@
+"""Line charts as SVG: a drawing that any browser shows, made of text."""
+
+import math
+from html import escape
+
+COLOURS = ("#1a6faf", "#d9730d", "#2e8b57", "#9b3fa0", "#b8860b", "#555555")
+LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 34  # pixels around the plot
+LETTER = 6.2  # pixels, about, of the labels' letters
+
+
+def line_chart(lines, width=420, height=240, x_label="step", y_label="loss, nats a token",
+               levels=(), start_at_zero=False):
+    """An <svg> element, as text.
+
+    lines: (name, [(x, y), ...]) each; equal names share a colour. levels: (name, y) each,
+    drawn across, dashed. Points that are not finite are left out.
+    """
+    lines = [(name, [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
+             for name, points in lines]
+    xs = [x for _, points in lines for x, _ in points] or [0, 1]
+    ys = [y for _, points in lines for _, y in points] + [y for _, y in levels] or [0, 1]
+    x_ticks, y_ticks = ticks(0, max(xs)), ticks(0 if start_at_zero else min(ys), max(ys))
+    x_low, x_high = 0, max(xs[-1], max(xs)) or 1
+    y_low, y_high = y_ticks[0], y_ticks[-1]
+
+    def place(x, y):
+        return (LEFT + (x - x_low) / (x_high - x_low) * (width - LEFT - RIGHT),
+                TOP + (y_high - y) / (y_high - y_low) * (height - TOP - BOTTOM))
+
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+             f'width="{width}" height="{height}" role="img" font-family="sans-serif" '
+             'font-size="11" fill="#333">',
+             f'<rect width="{width}" height="{height}" fill="white"/>']
+    for y in y_ticks:
+        _, at = place(0, y)
+        parts.append(f'<path d="M{LEFT} {at:.1f}H{width - RIGHT}" stroke="#e4e4e4"/>'
+                     f'<text x="{LEFT - 5}" y="{at + 4:.1f}" text-anchor="end">{y:g}</text>')
+    for x in x_ticks:
+        if x <= x_high:
+            at, _ = place(x, y_low)
+            parts.append(f'<text x="{at:.1f}" y="{height - BOTTOM + 14}" '
+                         f'text-anchor="middle">{x:g}</text>')
+    parts.append(f'<text x="{(LEFT + width) / 2:.0f}" y="{height - 4}" '
+                 f'text-anchor="middle">{escape(x_label)}</text>'
+                 f'<text transform="translate(11 {height / 2 - 10:.0f}) rotate(-90)" '
+                 f'text-anchor="middle">{escape(y_label)}</text>')
+    for name, y in levels:
+        _, at = place(0, y)
+        parts.append(f'<path d="M{LEFT} {at:.1f}H{width - RIGHT}" stroke="#c0392b" '
+                     'stroke-dasharray="5 4"/>'
+                     f'<text x="{width - RIGHT - 2}" y="{at - 4:.1f}" text-anchor="end" '
+                     f'fill="#c0392b">{escape(name)}</text>')
+    names = list(dict.fromkeys(name for name, _ in lines))
+    for name, points in lines:
+        if points:
+            path = "L".join("{:.1f} {:.1f}".format(*place(x, y)) for x, y in points)
+            colour = COLOURS[names.index(name) % len(COLOURS)]
+            parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.4"/>')
+    longest = max(map(len, names), default=0)
+    for i, name in enumerate(names):  # the legend, top right: losses fall, so it is empty there
+        y = TOP + 12 + 15 * i
+        x = width - RIGHT - 8 - longest * LETTER
+        parts.append(f'<path d="M{x - 20:.0f} {y - 4}h14" stroke-width="2" '
+                     f'stroke="{COLOURS[i % len(COLOURS)]}"/><text x="{x:.0f}" y="{y}">'
+                     f'{escape(name)}</text>')
+    return "\n".join([*parts, "</svg>"])
+
+
+def ticks(low, high, wanted=5):
+    """Round numbers from low or just below to high or just above, about `wanted` of them."""
+    span = (high - low) or abs(high) or 1.0
+    rough = span / wanted
+    size = 10 ** math.floor(math.log10(rough))
+    step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= rough)
+    first, last = math.floor(low / step + 1e-9), math.ceil((low + span) / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
