@@ -4,7 +4,7 @@ import math
 from html import escape
 
 COLOURS = ("#1a6faf", "#d9730d", "#2e8b57", "#9b3fa0", "#b8860b", "#555555")
-LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 34  # pixels around the plot
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 8, 34  # pixels around the plot
 LETTER = 6.2  # pixels, about, of the labels' letters
 
 
@@ -20,7 +20,7 @@ def line_chart(lines, width=420, height=240, x_label="step", y_label="loss, nats
     xs = [x for _, points in lines for x, _ in points] or [0, 1]
     ys = [y for _, points in lines for _, y in points] + [y for _, y in levels] or [0, 1]
     x_ticks, y_ticks = ticks(0, max(xs)), ticks(0 if start_at_zero else min(ys), max(ys))
-    x_low, x_high = 0, max(xs[-1], max(xs)) or 1
+    x_low, x_high = 0, max(xs) or 1
     y_low, y_high = y_ticks[0], y_ticks[-1]
 
     def place(x, y):

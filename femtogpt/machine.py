@@ -1,5 +1,8 @@
 """What this machine is, and what memory of it this process has."""
 
+import contextlib
+import ctypes
+import gc
 import os
 import platform
 import re
@@ -45,3 +48,10 @@ def resident_mb():
         return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def give_back_memory():
+    """Gives the system what was freed: the C library (glibc) else keeps it for later."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -30,6 +30,7 @@ MAX_NORM = 1.0
 MUON_MOMENTUM = 0.85
 MUON_RATE = 0.02  # at AdamW's rate of 3e-3; they keep this proportion
 MUON_PER_ADAMW = MUON_RATE / 3e-3
+DECAY = 0.4  # of a run: how long its rate falls (0.2 to 0.5 were tried, docs/recipe.md)
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 OPTIMIZERS = ("muon", "adamw")
 
@@ -45,7 +46,7 @@ class AdamW(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """learning_rate is AdamW's peak. decay_steps None: the last fifth of the run."""
+    """learning_rate is AdamW's peak. decay_steps None: the last DECAY of the run."""
 
     learning_rate: float
     min_lr: float
@@ -81,7 +82,7 @@ def learning_rate(schedule, recipe, step, first_step, last_step):
     length = last_step - first_step
     decay_steps = schedule.decay_steps
     if decay_steps is None:
-        decay_steps = max(1, length // 5)
+        decay_steps = max(1, int(DECAY * length))
     up = (step - first_step + 1) / max(schedule.warmup_steps, 1)
     down = (last_step - step) / max(decay_steps, 1)
     return low + (peak - low) * min(1.0, up, down)

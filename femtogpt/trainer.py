@@ -12,7 +12,7 @@ from .checkpoint import History
 from .curve import Curve
 from .data import draw_batch, windows
 from .divergence import Diverged, first_bad_place
-from .optimizer import fresh_state, learning_rate, update
+from .optimizer import DECAY, fresh_state, learning_rate, update
 from .parallel import Engine
 from .run import begin, comparable_from
 
@@ -53,7 +53,7 @@ class Trainer:
 
         path: where to save (None: nowhere), each save_every steps, else each 30 s.
         seconds: end the run after about this long: its end is set, for the schedule's
-        sake, when four fifths of the time are over. until_loss: stop once the smoothed
+        sake, when it is time for the rate to fall. until_loss: stop once the smoothed
         loss is at or below.
         """
         self.model, self.run = model, run
@@ -193,9 +193,9 @@ class Trainer:
         return loss
 
     def _end_on_time(self, elapsed, done):
-        """With --for: fixes the run's end when four fifths of its time are over."""
-        if self.seconds is not None and elapsed >= 0.8 * self.seconds:
-            self._end_run(self.model.step + max(1, round(done / 4)))
+        """With --for: fixes the run's end when it is time for the rate to fall."""
+        if self.seconds is not None and elapsed >= (1 - DECAY) * self.seconds:
+            self._end_run(self.model.step + max(1, round(done * DECAY / (1 - DECAY))))
             self.seconds = None
 
     def _end_run(self, step):

@@ -284,7 +284,7 @@ def learning_rate(recipe, peak, low, warmup, decay, step, first, last):
             return peak + (low - peak) * (step - warmup) / decay
         return low
     if decay is None:
-        decay = max(1, (last - first) // 5)
+        decay = max(1, int(0.4 * (last - first)))
     risen = (step - first + 1) / warmup if step - first < warmup else 1.0
     left = (last - step) / decay if last - step < decay else 1.0
     return low + (peak - low) * min(risen, left)

@@ -251,13 +251,13 @@ def test_schedule_of_the_standard_recipe_at_its_corners():
 
     assert rate(0) == pytest.approx(3e-3 / 20)
     assert rate(18) == pytest.approx(3e-3 * 19 / 20)
-    assert rate(19) == rate(20) == rate(80) == 3e-3
-    assert rate(81) == pytest.approx(3e-3 * 19 / 20)
-    assert rate(99) == pytest.approx(3e-3 / 20)
+    assert rate(19) == rate(20) == rate(60) == 3e-3
+    assert rate(61) == pytest.approx(3e-3 * 39 / 40)
+    assert rate(99) == pytest.approx(3e-3 / 40)
     assert rate(100) == 0
     # A run that goes on from step 500 warms up again and takes its own length.
     assert rate(500, 600, 500) == rate(0)
-    assert rate(580, 600, 500) == 3e-3
+    assert rate(560, 600, 500) == 3e-3
     assert rate(599, 600, 500) == rate(99)
     # Short runs never divide by zero and never exceed the peak.
     for length in range(1, 12):

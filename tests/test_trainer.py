@@ -290,10 +290,10 @@ def test_a_run_that_is_damaged_is_refused(change):
 # ---- the schedule and the ends
 
 
-def test_the_standard_schedule_goes_up_stays_and_comes_down_over_the_last_fifth(tmp_path):
+def test_the_standard_schedule_goes_up_stays_and_comes_down_over_two_fifths(tmp_path):
     path = tmp_path / "model"
     first = [r.lr for r in train(path, steps=30, learning_rate=1e-3, warmup_steps=5)]
-    expected = [1e-3 * min(1, (i + 1) / 5, (30 - i) / 6) for i in range(30)]
+    expected = [1e-3 * min(1, (i + 1) / 5, (30 - i) / 12) for i in range(30)]
     np.testing.assert_allclose(first, expected, rtol=1e-12)
     # A second run has its own warm-up and its own end.
     second = [r.lr for r in train(path, checkpoint.load(path), steps=10, learning_rate=1e-3,
@@ -323,7 +323,7 @@ def test_a_time_fixes_the_end_and_the_rate_decays_to_it(monkeypatch):
     chosen = some_run(last_step=100_000, warmup_steps=0)
     rates = [r.lr for r in Trainer(model, chosen, TOKENS, [], seconds=50)]
     assert len(rates) == model.run["last_step"] == 50
-    expected = [chosen.learning_rate * min(1, (50 - i) / 10) for i in range(50)]
+    expected = [chosen.learning_rate * min(1, (50 - i) / 20) for i in range(50)]
     np.testing.assert_allclose(rates, expected, rtol=1e-12)
 
 

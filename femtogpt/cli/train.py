@@ -51,7 +51,7 @@ class Duration(click.ParamType):
 @click.option("--min-lr", type=click.FloatRange(0), help="[default: 0; femto 0.00001]")
 @click.option("--warmup-steps", type=click.IntRange(0), help="[default: 20; femto 100]")
 @click.option("--decay-steps", type=click.IntRange(1),
-              help="[default: the run's last fifth; femto 50000]")
+              help="[default: the run's last two fifths; femto 50000]")
 @click.option("--optimizer", type=click.Choice(["muon", "adamw"]),
               help="[default: muon; femto adamw]")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="[default: 1]")

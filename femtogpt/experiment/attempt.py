@@ -10,7 +10,7 @@ from ..config import GPTConfig
 from ..curve import Curve
 from ..data import find_texts
 from ..errors import FemtoError
-from ..machine import available_processors, processor_name, resident_mb
+from ..machine import available_processors, give_back_memory, processor_name, resident_mb
 from ..model import initial_parameters
 from ..run import LONGEST_RUN
 from ..session import prepare
@@ -55,6 +55,7 @@ class Attempt:
 
     def begin(self):
         """The Trainer, from where a run was cut off or from the beginning."""
+        give_back_memory()  # what an attempt before this one took is not this one's
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.dataset.exists():
             text, other = make_text(self.entry.data, self.seed, *self._where)

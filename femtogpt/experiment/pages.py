@@ -18,7 +18,7 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .6rem;
 .entry > * { flex: 1 1 26rem; min-width: 0; }
 svg { max-width: 100%; height: auto; }
 pre { background: #f6f6f4; padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere;
-      font-size: 12px; margin: 0 0 .6rem; }
+      font-size: 12px; margin: 0 0 .6rem; max-height: 12rem; overflow: auto; }
 .yes { color: #1e7b34; } .no { color: #b03a2e; } .small { color: #666; font-size: 13px; }
 """
 
@@ -124,7 +124,8 @@ def _machines(results):
     told = {(run["machine"], run["threads"]) for run in results.values()}
     dates = sorted(run["date"] for run in results.values())
     machines = "; ".join(f"{name}, {threads} threads" for name, threads in sorted(told))
-    return f"Machine: {machines}. {dates[0]} to {dates[-1]}." if dates else "No results yet."
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else ""
+    return f"Machine: {machines}. {when}." if dates else "No results yet."
 
 
 def html(results, command):
@@ -164,8 +165,9 @@ def _section(entry, runs, cells):
     run = runs[0]
     notes = "".join(f"<br>seed {run['seed']}, {escape(note)}" for run in runs
                     for note in run["notes"])
-    shape = {**entry.shape, **entry.train, "tokenizer": entry.tokenizer}
-    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shape.items())
+    kind = entry.tokenizer if isinstance(entry.tokenizer, dict) else {entry.tokenizer: ""}
+    shape = {**entry.shape, **entry.train, **{f"tokenizer {k}": v for k, v in kind.items()}}
+    told = ", ".join(f"{name.replace('_', ' ')} {value}".strip() for name, value in shape.items())
     return (f'<h2 id="e{entry.number}">{escape(entry.name)}</h2><div class="entry">'
             f"<div>{line_chart(lines, levels=levels)}</div><div>"
             f"<pre>{escape(entry.prompt.strip() + run['sample'])}</pre>"

@@ -1,0 +1,78 @@
+"""What a change of the recipe does to the experiments: the table of docs/recipe.md.
+
+    python benchmarks/recipe.py "decay 0.3" --entries 2 7 11 27 --seeds 3 --texts texts
+
+Each entry with each change, seed by seed, in --folder (what is there is not run again).
+Prints, for each change, an entry's first measure: the mean over the seeds and the worst.
+"""
+
+import argparse
+from dataclasses import replace
+
+from femtogpt.experiment.attempt import Attempt
+from femtogpt.experiment.entries import find
+from femtogpt.experiment.measures import MEASURES
+
+# name -> options of the run, given its steps
+CHANGES = {
+    "as it is": lambda steps: {},
+    "decay 0.2": lambda steps: {"decay_steps": steps // 5},
+    "decay 0.3": lambda steps: {"decay_steps": 3 * steps // 10},
+    "decay 0.4": lambda steps: {"decay_steps": 2 * steps // 5},
+    "decay 0.5": lambda steps: {"decay_steps": steps // 2},
+    "warm-up 5": lambda steps: {"warmup_steps": 5},
+    "warm-up 50": lambda steps: {"warmup_steps": 50},
+    "rate 0.75": lambda steps: {"learning_rate": 0.00225},
+    "rate 1.5": lambda steps: {"learning_rate": 0.0045},
+    "batch 16, twice the steps": lambda steps: {"batch_size": 16, "steps": 2 * steps},
+    "batch 64, half the steps": lambda steps: {"batch_size": 64, "steps": steps // 2},
+    "dropout 0.1": lambda steps: {"dropout": 0.1},
+}
+FIRST = ("right", "val_loss", "bits_per_byte")  # what to show of an entry that has one of these
+
+
+def shown_measure(entry):
+    return next((name for name in FIRST if name in entry.goal), next(iter(entry.goal)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("changes", nargs="*", choices=CHANGES, metavar="CHANGE")
+    parser.add_argument("--entries", type=int, nargs="+", default=[2, 7, 11, 15, 18, 20, 27])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--texts", action="append")
+    parser.add_argument("--folder", default="recipe")
+    options = parser.parse_args()
+    chosen = find(options.entries)
+    table = {}
+    for seed in range(1, options.seeds + 1):
+        for entry in chosen:
+            for name in options.changes or CHANGES:
+                run = entry.train | CHANGES[name](entry.train["steps"])
+                attempt = Attempt(replace(entry, train=run), seed, f"{options.folder}/{name}",
+                                  texts=options.texts or ["texts"])
+                result = attempt.result or attempt_to_its_end(attempt)
+                measure = shown_measure(entry)
+                table.setdefault((name, entry.number), []).append(result[measure])
+                print(f"{name}, {entry.name}, seed {seed}: {MEASURES[measure].label} "
+                      f"{result[measure]:.4f}", flush=True)
+    print("| change | " + " | ".join(f"#{entry.number}" for entry in chosen) + " |")
+    print("| --- |" + " ---: |" * len(chosen))
+    for name in options.changes or CHANGES:
+        cells = []
+        for entry in chosen:
+            values, measure = table[name, entry.number], shown_measure(entry)
+            worst = (min if MEASURES[measure].higher else max)(values)
+            cells.append(f"{sum(values) / len(values):.4f} ({worst:.4f})")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def attempt_to_its_end(attempt):
+    trainer = attempt.begin()
+    for _ in attempt.train(trainer):
+        pass
+    return attempt.conclude(trainer)
+
+
+if __name__ == "__main__":
+    main()
