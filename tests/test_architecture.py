@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Imports run down this list, never up.
 LEVELS = [
     {"cli"},
-    {"trainer", "divergence", "sampler", "decoder", "scoring", "surgery", "exchange"},
+    {"trainer", "divergence", "sampler", "decoder", "scoring", "diagnosis", "surgery", "exchange"},
     {"checkpoint", "damage", "durable", "run", "curve", "model", "data", "cache", "parallel",
      "optimizer"},
     {"config", "tensors", "layers", "tokenizer", "errors"},
