@@ -8,9 +8,9 @@ SMOOTHING = 0.95
 # first steps, when there is no spread to speak of.
 SPIKE, SPIKE_FROM = 6.0, 50
 # A smoothed loss that has not fallen by this share for so many steps, and is no lower than guessing
-# by token frequency, or all but: the run is stuck. Healthy runs pass that place within 100 steps;
+# by token frequency, or all but: the run is stuck. Healthy runs pass that place within 50 steps;
 # on their second plateau, a good deal lower, they may stay long.
-MOVED, STUCK_STEPS, NEAR_GUESSING = 0.01, 200, 0.97
+MOVED, STUCK_STEPS, NEAR_GUESSING = 0.01, 150, 0.97
 # Two validations in a row this much above the best: the text is being memorised.
 WORSE = 1.01
 

@@ -10,10 +10,9 @@ from ..tensors import views
 from .finding import Finding
 
 WINDOWS = 128
-# Shuffling must cost at least this share of what one more token tells by counting alone.
+# Shuffling must cost at least this share of what one more token tells by counting alone. A loss
+# further than that above guessing by frequency has not learnt even that: no matter of context.
 LEAST_USE = 0.1
-# A loss this far above guessing by frequency has not learnt even that: no matter of context.
-GUESSING = 1.1
 
 
 def spread_out(tokens, num_tokens, count):
@@ -59,9 +58,10 @@ def context_findings(context, text):
     loss = context["loss"]
     helps = ("train a fresh model: femtogpt init (the standard recipe is what leaves this "
              "plateau), or give it more --steps")
-    if loss > GUESSING * unigram:
+    least = LEAST_USE * (unigram - bigram)
+    if loss > unigram + least:
         return
-    if context["shuffled"] < LEAST_USE * (unigram - bigram):
+    if context["shuffled"] < least:
         yield Finding("context-unused", f"loss {loss:.3f} is what guessing by token frequency "
                       f"gives ({unigram:.3f}), and shuffling the context changes it by "
                       f"{max(0, context['shuffled']):.3f} at most", helps)

@@ -15,7 +15,7 @@ from ..run import comparable_from
 from ..tensors import MUON_FIELDS, views
 from .finding import Finding
 
-FACTORS = (0.1, 1 / 3, 1, 3, 10)  # of the run's rate
+FACTORS = (0.1, 1 / 3, 1, 3, 10, 100)  # of the run's rate
 STEPS, WARMUP, LAST = 24, 8, 8  # of each; its loss is the mean of the last
 # Parameters times tokens of a batch: some ten seconds on two cores for everything here. A larger
 # batch is cut, to no fewer than two windows.
