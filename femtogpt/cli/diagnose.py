@@ -73,7 +73,7 @@ def _show(numbers):
                                                   f"{entry['loss']:.3f}")
                       for entry in learning["rates"])
     click.echo(f"loss after some steps more at rates of {tried}")
-    noise = learning["noise_scale"]
-    click.echo(f"a step changes the weights by {learning['update_to_weight']:.2%}; gradient noise "
-               f"scale {'not to be told' if noise is None else f'{noise:,.0f} windows'}, batch "
+    update, noise = learning["update_to_weight"], learning["noise_scale"]
+    click.echo(f"a step changes the weights by {'?' if update is None else f'{update:.2%}'}; "
+               f"gradient noise scale {'?' if noise is None else f'{noise:,.1f}'} windows, batch "
                f"{learning['batch_size']}")

@@ -54,9 +54,9 @@ def look_at_rates(model, run, tokens, threads=None, progress=None):
 
     before: the loss; rates: of each rate, that after STEPS steps (None: not finite).
     update_to_weight: by what share the blocks' matrices change in a step at the run's rate, the
-    median. noise_scale: the batch, in windows, at which the gradient's noise and its signal are
-    alike: B_simple of McCandlish et al. 2018, An Empirical Model of Large-Batch Training,
-    appendix A.1. None: no signal was found.
+    median (None: not finite). noise_scale: the batch, in windows, at which the gradient's noise
+    and its signal are alike: B_simple of McCandlish et al. 2018, An Empirical Model of
+    Large-Batch Training, appendix A.1 (None: no signal was found).
     progress: called with how much of it is done, and all there is.
     """
     fits = max(2, WORK // (model.parameters.size * model.config.num_tokens))
@@ -121,10 +121,12 @@ def _try(engine, model, run, tokens, size, factor, tick):
 
 def _update_to_weight(before, after, config):
     old, new = views(before, config), views(after, config)
-    return float(np.median([
-        np.linalg.norm(getattr(new, field)[l] - getattr(old, field)[l])
-        / max(np.linalg.norm(getattr(old, field)[l]), 1e-30)
-        for field in MUON_FIELDS for l in range(config.num_layers)]))
+    with np.errstate(all="ignore"):  # at a rate far too high
+        ratio = float(np.median([
+            np.linalg.norm(getattr(new, field)[l] - getattr(old, field)[l])
+            / max(np.linalg.norm(getattr(old, field)[l]), 1e-30)
+            for field in MUON_FIELDS for l in range(config.num_layers)]))
+    return ratio if math.isfinite(ratio) else None
 
 
 def learning_findings(history, rates, unigram, trained):
@@ -149,19 +151,20 @@ def _rate(history, rates, unigram, trained):
     own = FACTORS.index(1)
     low, high = int(np.argmin(losses[:own])), own + 1 + int(np.argmin(losses[own + 1 :]))
     rate, loss = rates["rates"][own]["rate"], losses[own]
-    changes = f"a step changes the weights by {rates['update_to_weight']:.2%}"
+    update = rates["update_to_weight"]
+    changes = "" if update is None else f"; a step changes the weights by {update:.2%}"
     if loss - losses[low] > BETTER * unigram or not math.isfinite(loss):
         better = rates["rates"][low]["rate"]
         yield Finding("learning-rate-too-high", f"after {STEPS} more steps at {rate:.3g} the loss "
-                      f"is {loss:.3f}, at {better:.3g} it is {losses[low]:.3f}; {changes}",
+                      f"is {loss:.3f}, at {better:.3g} it is {losses[low]:.3f}{changes}",
                       f"train --learning-rate {better:.1g}")
-    elif history["spikes"] >= SPIKES or (trained and rates["update_to_weight"] > MOST_UPDATE):
+    elif history["spikes"] >= SPIKES or (trained and update and update > MOST_UPDATE):
         yield Finding("learning-rate-too-high", f"{history['spikes']} spikes of the loss in the "
-                      f"last {SPIKES_WITHIN} steps; {changes}",
+                      f"last {SPIKES_WITHIN} steps{changes}",
                       f"train --learning-rate {rate / 3:.1g}")
     elif (loss - losses[high] > BETTER * unigram
           and rates["before"] - losses[high] > FASTER * (rates["before"] - loss)):
         better = rates["rates"][high]["rate"]
         yield Finding("learning-rate-too-low", f"after {STEPS} more steps at {rate:.3g} the loss "
-                      f"is {loss:.3f}, at {better:.3g} it is {losses[high]:.3f}; {changes}",
+                      f"is {loss:.3f}, at {better:.3g} it is {losses[high]:.3f}{changes}",
                       f"train --learning-rate {better:.1g}")

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ..data import blocks, count_bytes, count_tokens, unigram_entropy
+from ..data import BLOCK, blocks, count_bytes, count_tokens, unigram_entropy
 from ..tensors import count_parameters
 from .finding import Finding
 
@@ -107,8 +107,8 @@ def repeated_share(tokens):
     some number, so that a repeat is met with what it repeats.
     """
     base = 0x9E3779B97F4A7C15  # odd: it has an inverse modulo 2^64
-    powers = np.cumprod(np.full(2 * LOOK, base, np.uint64))
-    inverses = np.cumprod(np.full(2 * LOOK, pow(base, -1, 2**64), np.uint64))
+    powers, inverses = (np.cumprod(np.full(BLOCK + REPEAT, x, np.uint64))
+                        for x in (base, pow(base, -1, 2**64)))
     every = np.uint64(max(1, len(tokens) // LOOK))
     found, left = [], np.zeros(0, np.uint64)
     for block in blocks(tokens):
