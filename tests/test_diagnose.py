@@ -435,7 +435,8 @@ def test_the_command_shows_numbers_and_findings_and_leaves_the_file(tmp_path, mo
     healthy.run["learning_rate"] = 1e15
     checkpoint.save(healthy, "model.safetensors")
     shown = diagnosed()
-    assert "learning-rate-too-high: " in shown and "what helps: train --learning-rate" in shown
+    assert "learning-rate-too-high: " in shown
+    assert "what helps: femtogpt train --steps N --learning-rate" in shown
     assert not {"NaN", "Infinity"} & set(re.findall(r"\w+", diagnosed("--json")))  # no JSON
 
 

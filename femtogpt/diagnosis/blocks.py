@@ -95,7 +95,7 @@ LEAST_GAIN = 0.1
 LEAST_TOKEN_SHARE = 0.1
 
 FRESH = "train a fresh model of the standard recipe: femtogpt init"
-LOWER = "a fresh model at half the rate or less: femtogpt init, then train --learning-rate"
+LOWER = "a fresh model, femtogpt init, at a lower rate, femtogpt train --learning-rate"
 
 
 def block_findings(blocks, trained):

@@ -31,6 +31,7 @@ MOST_UPDATE = 0.1  # of the weights in one step; healthy runs have 0.013 to 0.05
 # runs have up to 30 at their end; what is above 5000 windows, so few batches cannot tell.
 MOST_NOISE, TOLD_NOISE = 300, 5000
 GAP = 0.15  # of the unigram entropy; healthy runs have up to 0.05
+AT_RATE = "femtogpt train --steps N --learning-rate"
 
 
 def look_at_history(model, run):
@@ -136,14 +137,14 @@ def learning_findings(history, rates, unigram, trained):
     if noise is not None and MOST_NOISE * batch < noise < TOLD_NOISE:
         yield Finding("batch-too-noisy", f"the gradient's noise is as large as its signal at a "
                       f"batch of {noise:,.0f} windows (the noise scale), but the batch is of "
-                      f"{batch}", f"train --batch-size {max(32, 4 * batch)}, or a lower rate")
+                      f"{batch}", f"femtogpt train --steps N --batch-size {max(32, 4 * batch)}")
     loss, validation = history["loss"], history["validation"]
     if validation is not None and validation - loss > GAP * unigram:
         step, best = history["best"]
         yield Finding("memorising", f"held-back text has loss {validation:.3f}, training text "
                       f"{loss:.3f}; the best was {best:.3f} at step {step}",
-                      "take model.best.safetensors; train with --dropout 0.1, --patience 3, more "
-                      "text, or a smaller model")
+                      "the model of that step is model.best.safetensors; femtogpt train with "
+                      "--dropout 0.1 or --patience 3, more text, or a smaller model")
 
 
 def _rate(history, rates, unigram, trained):
@@ -151,20 +152,19 @@ def _rate(history, rates, unigram, trained):
     own = FACTORS.index(1)
     low, high = int(np.argmin(losses[:own])), own + 1 + int(np.argmin(losses[own + 1 :]))
     rate, loss = rates["rates"][own]["rate"], losses[own]
-    update = rates["update_to_weight"]
-    changes = "" if update is None else f"; a step changes the weights by {update:.2%}"
+    changed = rates["update_to_weight"]
+    changes = "" if changed is None else f"; a step changes the weights by {changed:.2%}"
+
+    def than(other):
+        better = rates["rates"][other]["rate"]
+        return (f"after {STEPS} more steps at {rate:.3g} the loss is {loss:.3f}, at {better:.3g} "
+                f"it is {losses[other]:.3f}{changes}", f"{AT_RATE} {better:.1g}")
+
     if loss - losses[low] > BETTER * unigram or not math.isfinite(loss):
-        better = rates["rates"][low]["rate"]
-        yield Finding("learning-rate-too-high", f"after {STEPS} more steps at {rate:.3g} the loss "
-                      f"is {loss:.3f}, at {better:.3g} it is {losses[low]:.3f}{changes}",
-                      f"train --learning-rate {better:.1g}")
-    elif history["spikes"] >= SPIKES or (trained and update and update > MOST_UPDATE):
+        yield Finding("learning-rate-too-high", *than(low))
+    elif history["spikes"] >= SPIKES or (trained and changed and changed > MOST_UPDATE):
         yield Finding("learning-rate-too-high", f"{history['spikes']} spikes of the loss in the "
-                      f"last {SPIKES_WITHIN} steps{changes}",
-                      f"train --learning-rate {rate / 3:.1g}")
+                      f"last {SPIKES_WITHIN} steps{changes}", f"{AT_RATE} {rate / 3:.1g}")
     elif (loss - losses[high] > BETTER * unigram
           and rates["before"] - losses[high] > FASTER * (rates["before"] - loss)):
-        better = rates["rates"][high]["rate"]
-        yield Finding("learning-rate-too-low", f"after {STEPS} more steps at {rate:.3g} the loss "
-                      f"is {loss:.3f}, at {better:.3g} it is {losses[high]:.3f}{changes}",
-                      f"train --learning-rate {better:.1g}")
+        yield Finding("learning-rate-too-low", *than(high))
