@@ -60,20 +60,21 @@ def _show(numbers):
     text, context, learning = numbers["text"], numbers["context"], numbers["learning"]
     click.echo(f"text: {text['tokens']:,} tokens, {text['bytes'] / text['tokens']:.2f} bytes each, "
                f"{text['repeated']:.1%} repeated; {text['parameters']:,} parameters")
-    click.echo(f"loss {context['loss']:.3f} nats a token; guessing by token frequency gives "
-               f"{text['unigram']:.3f}, by the last token {text['bigram']:.3f}, by the last two "
-               f"{text['trigram']:.3f}")
-    click.echo(f"with the context shuffled {context['loss'] + context['shuffled']:.3f}")
+    click.echo(f"guessing gives {text['unigram']:.3f} nats a token by frequency, "
+               f"{text['bigram']:.3f} by the last token, {text['trigram']:.3f} by the last two")
+    click.echo(f"the model's loss is {context['loss']:.3f}, with the context shuffled "
+               f"{context['loss'] + context['shuffled']:.3f}")
     click.echo("layer  stream rms  attention adds  mlp adds  gradient rms  attention entropy")
     for l, layer in enumerate(numbers["blocks"]["layers"]):
         least, most = min(layer["entropy"]), max(layer["entropy"])
         click.echo(f"{l:5}  {layer['stream']:10.3g}  {layer['attention']:14.3f}  "
                    f"{layer['mlp']:8.3f}  {layer['gradient']:12.2g}  {least:.2f} to {most:.2f}")
-    tried = ", ".join(f"{entry['rate']:.2g}: " + ("not finite" if entry["loss"] is None else
+    tried = ", ".join(f"{entry['rate']:.1g}: " + ("not finite" if entry["loss"] is None else
                                                   f"{entry['loss']:.3f}")
                       for entry in learning["rates"])
-    click.echo(f"loss after some steps more at rates of {tried}")
+    click.echo(f"some steps more at a rate of {tried}")
     update, noise = learning["update_to_weight"], learning["noise_scale"]
-    click.echo(f"a step changes the weights by {'?' if update is None else f'{update:.2%}'}; "
+    click.echo(f"at the run's own, {learning['learning_rate']:.3g}, a step changes the weights by "
+               f"{'?' if update is None else f'{update:.2%}'}; "
                f"gradient noise scale {'?' if noise is None else f'{noise:,.1f}'} windows, batch "
                f"{learning['batch_size']}")

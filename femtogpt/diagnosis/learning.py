@@ -22,7 +22,7 @@ STEPS, WARMUP, LAST = 24, 8, 8  # of each; its loss is the mean of the last
 WORK = 2 * 10**9
 NOISE_BATCHES, NOISE_WINDOWS = 16, 32  # of each
 # Another rate is better if its loss is lower by this share of the unigram entropy, all there is to
-# learn: at the end of healthy runs a tenth of their rate is better by 0.02 at most. A higher one
+# learn: at the end of healthy runs a tenth of their rate is better by 0.04 at most. A higher one
 # must also bring twice the progress, for at first a steep way down is quicker at any higher rate.
 BETTER, FASTER = 0.1, 2
 SPIKES, SPIKES_WITHIN = 3, 1000  # steps: one or two may be bad batches
@@ -30,7 +30,7 @@ MOST_UPDATE = 0.1  # of the weights in one step; healthy runs have 0.013 to 0.05
 # Windows of noise to one of the batch: a step then goes 1/300 as far as one without noise. Healthy
 # runs have up to 30 at their end; what is above 5000 windows, so few batches cannot tell.
 MOST_NOISE, TOLD_NOISE = 300, 5000
-GAP = 0.15  # of the unigram entropy; healthy runs have up to 0.05
+GAP = 0.2  # of the unigram entropy; healthy runs have up to 0.1
 AT_RATE = "femtogpt train --steps N --learning-rate"
 
 
@@ -78,8 +78,8 @@ def look_at_rates(model, run, tokens, threads=None, progress=None):
             rates.append({"rate": factor * run.learning_rate, "loss": loss})
             if factor == 1:
                 ratio = changed
-    return {"batch_size": run.batch_size, "noise_scale": noise, "before": before,
-            "rates": rates, "update_to_weight": ratio}
+    return {"learning_rate": run.learning_rate, "batch_size": run.batch_size, "noise_scale": noise,
+            "before": before, "rates": rates, "update_to_weight": ratio}
 
 
 def _noise_scale(engine, model, run, tokens, size, tick):
