@@ -262,7 +262,7 @@ def test_the_noise_scale_is_that_of_known_noise():
 
     model, run = untrained(), Run(0, 1, "d")
     before, noise = learning._noise_scale(Noisy(), model, run, TOKENS, 4, lambda: None)
-    assert before == 2 and noise == pytest.approx(9, rel=0.1)
+    assert before == 2 and noise == pytest.approx(9, rel=0.02)
 
 
 def test_a_batch_of_one_late_in_a_run_is_noisy(healthy, monkeypatch):
@@ -324,7 +324,7 @@ def test_repeats_are_counted_whatever_the_length(monkeypatch):
     monkeypatch.setattr("femtogpt.data.BLOCK", 1000)  # across blocks
     assert repeated_share(np.concatenate([tokens, tokens[:1000]])) == whole
     monkeypatch.setattr("femtogpt.diagnosis.text.LOOK", 2000)  # by a sample
-    assert repeated_share(np.tile(tokens, 4)) == pytest.approx(0.75, abs=0.05)
+    assert repeated_share(np.tile(tokens[:4999], 4)) == pytest.approx(0.75, abs=0.05)
 
 
 def test_a_text_too_short_for_even_a_short_run_or_read_too_often_is_named():

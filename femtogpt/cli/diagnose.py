@@ -62,7 +62,7 @@ def _show(numbers):
                f"{text['repeated']:.1%} repeated; {text['parameters']:,} parameters")
     click.echo(f"guessing gives {text['unigram']:.3f} nats a token by frequency, "
                f"{text['bigram']:.3f} by the last token, {text['trigram']:.3f} by the last two")
-    click.echo(f"the model's loss is {context['loss']:.3f}, with the context shuffled "
+    click.echo(f"the model's loss is {context['loss']:.3f}, with the context shuffled up to "
                f"{context['loss'] + context['shuffled']:.3f}")
     click.echo("layer  stream rms  attention adds  mlp adds  gradient rms  attention entropy")
     for l, layer in enumerate(numbers["blocks"]["layers"]):
