@@ -1,4 +1,5 @@
-"""What the losses of a run tell: a smoothed loss, spikes, the best validation, memorising."""
+"""What the losses of a run tell: a smoothed loss, spikes, a run that sticks, the best validation,
+memorising."""
 
 import math
 
@@ -6,6 +7,10 @@ SMOOTHING = 0.95
 # A loss this many times its running spread above the smoothed one is a spike, but not in the
 # first steps, when there is no spread to speak of.
 SPIKE, SPIKE_FROM = 6.0, 50
+# A smoothed loss that has not fallen by this share for so many steps, and is no lower than guessing
+# by token frequency, or all but: the run is stuck. Healthy runs pass that place within 50 steps;
+# on their second plateau, a good deal lower, they may stay long.
+MOVED, STUCK_STEPS, NEAR_GUESSING = 0.01, 150, 0.97
 # Two validations in a row this much above the best: the text is being memorised.
 WORSE = 1.01
 
@@ -13,22 +18,26 @@ WORSE = 1.01
 class Curve:
     """Rebuilt from a history, it is what it was when that was left: a resumed run sees no seam."""
 
-    def __init__(self, history, first_step, comparable_from):
+    def __init__(self, history, first_step, comparable_from, guessing=None):
         """first_step: the run's. comparable_from: the step since which validations are of the
-        same text."""
+        same text. guessing: called, once a loss no longer falls, for what guessing by token
+        frequency gives; None: what sticks is not told."""
         self.first_step, self.comparable_from = first_step, comparable_from
         self.smoothed, self.spread, self._count, self._spiking = None, 0.0, 0, False
         self.best_step, self.best_loss = None, math.inf
         self.since_best = 0  # validations
         self.memorising = False  # once true, it stays so
         self._own = []
+        self._guessing, self._stuck = guessing, False  # once true, it stays so
+        self._fallen_to, self._fallen_at = math.inf, first_step
         for loss in history.losses:
             self.add(loss)
         for step, loss in history.validation:
             self.validated(step, loss)
 
     def add(self, loss):
-        """Takes a step's loss, in nats. Returns a sentence where it begins a spike, else None."""
+        """Takes a step's loss, in nats. Returns a sentence where it begins a spike, or shows first
+        that the run is stuck, else None."""
         if self.smoothed is None:
             self.smoothed = loss
         before, above = self.smoothed, loss - self.smoothed
@@ -43,7 +52,22 @@ class Curve:
         if began:
             return (f"a spike: loss {loss:.3f}, of late {before:.3f} give or take "
                     f"{limit / SPIKE:.3f}")
-        return None
+        return self._sticks()
+
+    def _sticks(self):
+        if self._stuck or self._guessing is None or self._count <= self.first_step:
+            return None
+        if self.smoothed < (1 - MOVED) * self._fallen_to:
+            self._fallen_to, self._fallen_at = self.smoothed, self._count
+        if self._count - self._fallen_at < STUCK_STEPS:
+            return None
+        guessing = self._guessing()
+        if self.smoothed < NEAR_GUESSING * guessing:
+            return None
+        self._stuck = True
+        return (f"the loss has been stuck at {self.smoothed:.3f} for {STUCK_STEPS} steps, and "
+                f"guessing by token frequency gives {guessing:.3f}: `femtogpt diagnose` looks for "
+                "the reason")
 
     def validated(self, step, loss):
         """Takes a validation. Returns a sentence where it shows memorising first, else None."""

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from . import checkpoint
 from .checkpoint import History
 from .curve import Curve
-from .data import draw_batch, windows
+from .data import count_tokens, draw_batch, unigram_entropy, windows
 from .divergence import Diverged, first_bad_place
 from .optimizer import DECAY, fresh_state, learning_rate, update
 from .parallel import Engine
@@ -64,6 +65,9 @@ class Trainer:
         if model.optimizer is None or model.optimizer.kind != run.optimizer:
             model.optimizer = fresh_state(model.config, run.optimizer)
         begin(model, run)
+        # Counted only if the loss should stick: a long text takes seconds.
+        self._guessing = cache(
+            lambda: unigram_entropy(count_tokens(training, model.config.vocab_size)))
         self._start_from_here()
         self._rollbacks, self._notes = 0, []
         T = model.config.num_tokens
@@ -75,7 +79,8 @@ class Trainer:
     def _start_from_here(self):
         """Everything that follows from the model's history."""
         model, run = self.model, self.run
-        self.curve = Curve(model.history, run.first_step, comparable_from(model, run))
+        self.curve = Curve(model.history, run.first_step, comparable_from(model, run),
+                           self._guessing)
         self._whole = True  # not in the middle of an update
         self._best, self._best_saved = None, True  # the best of this session; of others, on disk
         self._saved_step = None

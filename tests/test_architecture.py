@@ -14,8 +14,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Imports run down this list, never up.
 LEVELS = [
     {"cli"},
-    {"experiment", "trainer", "session", "divergence", "sampler", "decoder", "scoring", "surgery",
-     "exchange"},
+    {"experiment", "trainer", "session", "divergence", "sampler", "decoder", "scoring", "diagnosis",
+     "surgery", "exchange"},
     {"checkpoint", "damage", "durable", "run", "curve", "model", "data", "cache", "parallel",
      "optimizer"},
     {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "errors"},

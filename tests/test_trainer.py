@@ -63,7 +63,8 @@ def test_the_same_bytes_again_with_any_threads_and_any_save_every(tmp_path, reci
 def test_samples_a_log_and_measuring_change_no_bit(tmp_path, recipe, optimizer):
     (tmp_path / "dataset.txt").write_text(text())
     files = []
-    for number, more in enumerate(([], ["--sample-every=2"], ["--log=log"],
+    log = f"--log={tmp_path / 'log'}"
+    for number, more in enumerate(([], ["--sample-every=2"], [log],
                                    ["--threads=8", "--save-every=3", "--sample-every=3"])):
         files.append(tmp_path / f"{number}")
         checkpoint.save(fresh_model(recipe=recipe), files[-1])

@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": "generate",
     "infer": "generate",
     "eval": "eval",
+    "diagnose": "diagnose",
     "info": "info",
     "loss": "loss",
     "tokenize": "tokenize",

@@ -67,13 +67,16 @@ def tokenizer_of(model, tokenizer_data):
 
 
 @contextmanager
-def long_reading(what):
-    """Yields a callback(done, total) of bytes that shows, on standard error, what takes long."""
+def long_work(what, unit, scale=1):
+    """Yields a callback(done, total) that shows, on standard error, what takes long.
+
+    unit: the word for what is counted, scale: how many make one of it.
+    """
     from tqdm import tqdm
 
     terminal, last = sys.stderr.isatty(), time.monotonic()
-    with tqdm(desc=what, unit="B", unit_scale=True, delay=1, leave=False,
-              disable=not terminal) as bar:
+    with tqdm(desc=what, unit="B" if scale > 1 else unit, unit_scale=scale > 1, delay=1,
+              leave=False, disable=not terminal) as bar:
         def progress(done, total):
             nonlocal last
             if terminal:
@@ -81,9 +84,14 @@ def long_reading(what):
                 bar.update(done - bar.n)
             elif time.monotonic() - last >= PLAIN_LINE_SECONDS:
                 last = time.monotonic()
-                say(f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+                say(f"{what}: {done / scale:,.0f} of {total / scale:,.0f} {unit}")
 
         yield progress
+
+
+def long_reading(what):
+    """long_work that counts bytes."""
+    return long_work(what, "MB", 1_000_000)
 
 
 def require_absent(path, force, what):
