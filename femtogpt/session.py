@@ -6,19 +6,20 @@ from .data import encode_texts, fingerprint, split
 from .run import plan
 
 
-def prepare(model, texts, *, steps=None, until_step=None, changed_data=False, warn=None,
+def prepare(model, texts, run=None, *, steps=None, until_step=None, changed_data=False, warn=None,
             watch=lambda what: nullcontext(), **options):
     """(run, tokens, training, validation), for a Trainer.
 
-    texts: what find_texts found. steps, until_step, changed_data, options: as in run.plan.
+    texts: what find_texts found. run: planned before; None: plan it. steps, until_step, changed_data, options: as in run.plan.
     warn: as in encode_texts. watch: makes, of the word for what takes long, a context manager
     that yields a callback(bytes done, bytes in all). Raises FemtoError where the texts, the
     model and the options do not go together.
     """
     with watch("reading") as progress:
         data = fingerprint(texts, progress)
-    run = plan(model, data, steps, until_step, sum(text.size for text in texts), changed_data,
-               **options)
+    if run is None:
+        run = plan(model, data, steps, until_step, sum(text.size for text in texts),
+                   changed_data, **options)
     with watch("tokenizing") as progress:
         tokens = encode_texts(model.tokenizer, texts, data, progress, warn)
     run = run.with_held_back(len(tokens), model.config.num_tokens)

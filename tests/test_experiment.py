@@ -96,6 +96,15 @@ def test_a_stopped_attempt_goes_on_and_comes_to_the_same(tmp_path):
     assert whole["curve"][-1][0] == 12 and len(whole["curve"]) == 12
 
 
+def test_an_attempt_killed_before_it_was_judged_is_judged_and_trains_no_more(tmp_path):
+    whole = run(Attempt(tiny(), 3, tmp_path / "whole"))
+    attempt = Attempt(tiny(), 3, tmp_path / "cut")
+    for _ in attempt.train(attempt.begin()):
+        pass
+    assert attempt.result is None
+    assert timeless(run(Attempt(tiny(), 3, tmp_path / "cut"))) == timeless(whole)
+
+
 def test_a_damaged_result_is_said(tmp_path):
     attempt = Attempt(tiny(), 1, tmp_path)
     run(attempt)

@@ -12,7 +12,7 @@ from ..data import find_texts
 from ..errors import FemtoError
 from ..machine import available_processors, give_back_memory, processor_name, resident_mb
 from ..model import initial_parameters
-from ..run import LONGEST_RUN
+from ..run import LONGEST_RUN, newest_run
 from ..session import prepare
 from ..tokenizer import ByteTokenizer, ReservedTokenizer, train_bpe, train_char
 from ..trainer import Trainer
@@ -67,8 +67,10 @@ class Attempt:
         options = {"seed": self.seed, "keep_best": False, **self.entry.train}
         options.pop("seconds", None)
         steps = options.pop("steps", LONGEST_RUN)
-        self._run, self._tokens, training, self._validation = prepare(
-            model, find_texts([self.dataset]), steps=None if model.run else steps, **options)
+        run = newest_run(model)
+        through = run if run and model.step >= run.last_step else None  # killed before it was judged
+        self._run, _, training, self._validation = prepare(
+            model, find_texts([self.dataset]), through, steps=None if run else steps, **options)
         seconds = self._seconds and max(1.0, self._seconds - sum(self._times().values()))
         return Trainer(model, self._run, training, self._validation, self.model_path,
                        self.threads, seconds=seconds)
