@@ -68,7 +68,8 @@ class Attempt:
         options.pop("seconds", None)
         steps = options.pop("steps", LONGEST_RUN)
         run = newest_run(model)
-        through = run if run and model.step >= run.last_step else None  # killed before it was judged
+        # Killed after its last step, but before it was judged?
+        through = run if run and model.step >= run.last_step else None
         self._run, _, training, self._validation = prepare(
             model, find_texts([self.dataset]), through, steps=None if run else steps, **options)
         seconds = self._seconds and max(1.0, self._seconds - sum(self._times().values()))
