@@ -19,6 +19,7 @@ from femtogpt.tokenizer import (
     learning,
     load_tokenizer,
     save_tokenizer,
+    tokens,
     train_bpe,
 )
 from femtogpt.tokenizer.applying import tabulate
@@ -134,6 +135,7 @@ def test_learning_agrees_with_counting_anew(chunks, num_merges):
 def test_learning_with_no_room_to_spare(monkeypatch):
     # Places and pairs are full again and again, gaps are closed, and each merge is told of.
     monkeypatch.setattr(learning, "ROOM", 1)
+    monkeypatch.setattr(learning, "PLENTY", 1)
     monkeypatch.setattr(learning, "WORK", 0)
     chunks = [*random_words(400), bytes([0, 0, 0, 1] * 40)]
     told = []
@@ -146,6 +148,7 @@ def test_learning_with_no_room_to_spare(monkeypatch):
 def test_a_pair_that_needs_much_room_gets_it(monkeypatch):
     # Without chunks one pair may stand at half of all places.
     monkeypatch.setattr(learning, "ROOM", 1)
+    monkeypatch.setattr(learning, "PLENTY", 1)
     close_gaps, calls = learning.close_gaps, []
 
     def counted(*arguments):
@@ -156,6 +159,16 @@ def test_a_pair_that_needs_much_room_gets_it(monkeypatch):
     monkeypatch.setattr(learning, "close_gaps", counted)
     tokenizer = train_bpe([b"ab" * 3000], 300, split="none")
     assert calls and b"ab" * 1024 in tokenizer.data.pieces
+
+
+@pytest.mark.parametrize("split", ["none", "super"])
+def test_tokens_too_long_for_two_bytes(split, monkeypatch):
+    text = b"a" * (1 << 18) + b" b cd cd" * 2
+    tokenizer = train_bpe([text], 290, split=split)
+    assert b"a" * (1 << 17) in tokenizer.data.pieces
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    monkeypatch.setattr(tokens, "id_type", lambda *_: np.int32)
+    assert train_bpe([text], 290, split=split).to_json() == tokenizer.to_json()
 
 
 def random_words(count):

@@ -11,7 +11,7 @@ from femtogpt.tokenizer.formats import BPEData
 from femtogpt.tokenizer.merging import SHORT, Merges, enter_merges, merge_parts, merge_short
 from femtogpt.tokenizer.tokens import join_parts
 
-KEPT_BYTES = 1 << 25  # of chunks whose tokens are kept for the next text
+KEPT_BYTES = 1 << 25  # of chunks whose tokens are kept for the next text; a whole text is not
 
 
 @kernel
@@ -55,7 +55,7 @@ class Encoder:
     def encode(self, data: bytes) -> np.ndarray:
         """The ids of data, a whole text: (n,) uint16 or uint32."""
         values, chunks = np.frombuffer(data, np.uint8), self._chunks
-        if len(chunks.store) > KEPT_BYTES:
+        if len(chunks.store) > (0 if self._split == "none" else KEPT_BYTES):
             chunks.clear()
             self._ids, self._ends = np.empty(0, np.int32), np.zeros(1, np.int64)
         known = chunks.count
