@@ -24,7 +24,7 @@ from .durable import previous_path, replace
 from .errors import FemtoError
 from .optimizer import OPTIMIZERS, OptimizerState, fresh_state
 from .tensors import MUON_FIELDS, Tensors, count_parameters, named
-from .tokenizer import tokenizer_from_json
+from .tokenizer import count_marks, tokenizer_from_json
 
 FORMAT_VERSION = 1
 # A vocabulary of 50,000 pieces is some 2 MB and 400,000 marks. What JSON takes once it is read goes
@@ -129,7 +129,7 @@ def _parts(model):
     header = {"__metadata__": {"femtogpt": json.dumps(metadata)}, **_layout(tensors)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    if len(text) > LARGEST_HEADER or _marks(text) > MOST_MARKS:
+    if len(text) > LARGEST_HEADER or count_marks(text) > MOST_MARKS:
         raise FemtoError("the model's tokenizer and lineage are too large for a model file")
     start = len(text).to_bytes(8, "little")
     digest = hashlib.sha256(start + text)
@@ -152,10 +152,6 @@ def _layout(tensors):
                         "data_offsets": [offset, offset + tensor.nbytes]}
         offset += tensor.nbytes
     return layout
-
-
-def _marks(text):
-    return sum(map(text.count, (b"[", b"{", b'"', b",", b":")))
 
 
 def load(path):
@@ -235,7 +231,7 @@ def parse_header(path, text):
     text: the header's bytes. Raises FemtoError where it is none of ours, OtherVersion too.
     """
     try:
-        if _marks(text) > MOST_MARKS:
+        if count_marks(text) > MOST_MARKS:
             raise ValueError
         header = json.loads(text)
         metadata = json.loads(header.pop("__metadata__")["femtogpt"])

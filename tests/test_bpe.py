@@ -19,12 +19,15 @@ from femtogpt.tokenizer import (
     learning,
     load_tokenizer,
     save_tokenizer,
+    tokens,
     train_bpe,
 )
-from femtogpt.tokenizer.applying import SHORT, enter_merges, merge_long, merge_short
+from femtogpt.tokenizer.applying import tabulate
 from femtogpt.tokenizer.characters import LETTER, NUMBER, OTHER, SPACE, classes
 from femtogpt.tokenizer.cutting import split_chunks
+from femtogpt.tokenizer.formats import BPEData
 from femtogpt.tokenizer.learning import learn_merges
+from femtogpt.tokenizer.merging import SHORT, merge_long, merge_parts, merge_short
 from femtogpt.tokenizer.split import PATTERNS, lower
 from femtogpt.tokenizer.tokens import END
 
@@ -132,6 +135,7 @@ def test_learning_agrees_with_counting_anew(chunks, num_merges):
 def test_learning_with_no_room_to_spare(monkeypatch):
     # Places and pairs are full again and again, gaps are closed, and each merge is told of.
     monkeypatch.setattr(learning, "ROOM", 1)
+    monkeypatch.setattr(learning, "PLENTY", 1)
     monkeypatch.setattr(learning, "WORK", 0)
     chunks = [*random_words(400), bytes([0, 0, 0, 1] * 40)]
     told = []
@@ -144,6 +148,7 @@ def test_learning_with_no_room_to_spare(monkeypatch):
 def test_a_pair_that_needs_much_room_gets_it(monkeypatch):
     # Without chunks one pair may stand at half of all places.
     monkeypatch.setattr(learning, "ROOM", 1)
+    monkeypatch.setattr(learning, "PLENTY", 1)
     close_gaps, calls = learning.close_gaps, []
 
     def counted(*arguments):
@@ -154,6 +159,16 @@ def test_a_pair_that_needs_much_room_gets_it(monkeypatch):
     monkeypatch.setattr(learning, "close_gaps", counted)
     tokenizer = train_bpe([b"ab" * 3000], 300, split="none")
     assert calls and b"ab" * 1024 in tokenizer.data.pieces
+
+
+@pytest.mark.parametrize("split", ["none", "super"])
+def test_tokens_too_long_for_two_bytes(split, monkeypatch):
+    text = b"a" * (1 << 18) + b" b cd cd" * 2
+    tokenizer = train_bpe([text], 290, split=split)
+    assert b"a" * (1 << 17) in tokenizer.data.pieces
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    monkeypatch.setattr(tokens, "id_type", lambda *_: np.int32)
+    assert train_bpe([text], 290, split=split).to_json() == tokenizer.to_json()
 
 
 def random_words(count):
@@ -284,24 +299,23 @@ def test_the_base_may_be_the_bytes_that_occur():
 
 
 def applied(data, merges):
-    """`data`, bytes as their own ids, after merges {pair: (rank, new)}: as short and as long."""
-    rows = sorted((rank, *pair, new) for pair, (rank, new) in merges.items())
-    table = np.array([row[1:] for row in rows], np.int64).reshape(-1, 3)
+    """`data`, bytes as their own ids, after merges {pair: (rank, new)}; by every way there is."""
+    rows = [(*pair, new) for pair, (_, new) in sorted(merges.items(), key=lambda item: item[1])]
     # In order of what they need, which need not be that of their ranks.
-    lengths, wanting = dict.fromkeys(range(256), 1), [row[1:] for row in rows]
+    pieces, wanting = {byte: bytes([byte]) for byte in range(256)}, rows[:]
     while wanting:
-        left, right, new = row = next(w for w in wanting if {*w[:2]} <= lengths.keys())
-        lengths[new] = lengths[left] + lengths[right]
+        left, right, new = row = next(w for w in wanting if {*w[:2]} <= pieces.keys())
+        pieces[new] = pieces[left] + pieces[right]
         wanting.remove(row)
-    lengths = np.array([lengths.get(id, 0) for id in range(max(lengths) + 1)])
-    keys, ranks = np.zeros(64, np.uint64), np.zeros(64, np.int32)
-    enter_merges(table, keys, ranks)
-    results = []
-    for merge, last in ((merge_short, np.empty(SHORT, np.int64)), (merge_long, lengths)):
-        ids = np.array([*data], np.int32)
-        results.append(ids[: merge(ids, len(ids), table, keys, ranks, last)].tolist())
-    assert results[0] == results[1]
-    return results[0]
+    pieces = [pieces.get(id, b"") for id in range(max(pieces) + 1)]
+    tables = tabulate(BPEData(pieces, rows, {}, "none", True), np.arange(256))
+    data, ids = np.frombuffer(data, np.uint8), np.empty(len(data), np.int32)
+    scratch = (np.empty(SHORT + 1, np.uint32), *np.empty((2, SHORT + 1), np.int8))
+    found = ids[: merge_parts(data, ids, tables, ids.copy(), *scratch)].tolist()
+    assert ids[: merge_long(data, ids, tables)].tolist() == found
+    if 0 < len(data) <= SHORT:
+        assert ids[: merge_short(data, ids, tables, *scratch)].tolist() == found
+    return found
 
 
 @settings(max_examples=300, deadline=None)
@@ -319,6 +333,24 @@ def test_applying_merges_whose_parts_come_later(ranks, data):
     pairs = [(a, b), (256, c), (256, 256), (b, c), (c, a), (258, 257)]
     merges = {pair: (ranks[n], 256 + n) for n, pair in enumerate(pairs)}
     assert applied(data, merges) == naive_apply(data, merges)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.permutations(range(9)), st.integers(1, 4), st.integers(SHORT, 300), st.randoms())
+def test_merging_in_parts_agrees_with_one_merge_at_a_time(ranks, letters, size, rng):
+    # Runs, and merges of merges, whose places turn on what stands far to the left.
+    a, b, c = b"abc"
+    pairs = [(a, a), (256, 256), (257, 257), (a, b), (b, 256), (259, 257), (b, b), (c, a), (262, b)]
+    merges = {pair: (ranks[n], 256 + n) for n, pair in enumerate(pairs)}
+    data = bytes(rng.choices(b"aabc"[:letters], k=size))
+    assert applied(data, merges) == naive_apply(data, merges)
+
+
+@pytest.mark.parametrize("text", [b"a" * 20_000, b"aab" * 7000, TEXT * 40,
+                                  bytes(random.Random(1).choices(b"aaab", k=20_000))])
+def test_parts_as_long_as_their_tokens_need(text):
+    merges = learnt({text: 1}, 60)
+    applied(text, {pair: (n, 256 + n) for n, pair in enumerate(merges)})
 
 
 def test_a_merge_that_lost_its_pair_does_not_lend_its_rank():

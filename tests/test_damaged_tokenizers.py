@@ -58,6 +58,16 @@ def test_nothing_is_written_that_is_too_large_to_be_read(tmp_path, monkeypatch):
     assert load_tokenizer(path).vocab_size == tokenizer.vocab_size
 
 
+def test_a_file_of_many_small_things_is_not_parsed(tmp_path, monkeypatch):
+    path = tmp_path / "tokenizer.json"
+    path.write_text('{"model": {"merges": [' + "[]," * 3_000_000 + "[]]}}")
+    monkeypatch.setattr(json, "loads", None)  # what it holds would take a GB
+    assert "quotes, commas" in message(load_tokenizer, path)
+    monkeypatch.undo()
+    monkeypatch.setattr("femtogpt.tokenizer.MOST_MARKS", 200)
+    assert "is not read again" in message(save_tokenizer, train_bpe([b"ab"], 256), path)
+
+
 def test_messages_stay_short():
     for value in ("n" * 10**6, b"n" * 10**6, 10**4000, ["n" * 100] * 100, "\x00" * 10**6):
         assert len(short(value)) <= 80

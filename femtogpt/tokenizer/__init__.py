@@ -50,9 +50,16 @@ _KINDS = {
                 PiecesTokenizer)
 }
 
-# Larger than any tokenizer that is used, and small enough to parse whatever it holds.
-LARGEST_FILE = 64 << 20  # bytes
+# Larger than any tokenizer that is used, and small enough to parse whatever it holds: what JSON
+# takes once it is read goes by its marks, some 50 bytes for each. 262,000 tokens with 515,000
+# merges (Gemma 3's) are 33 MB and up to 4.7 million marks.
+LARGEST_FILE, MOST_MARKS = 64 << 20, 6_000_000
 MOST_CHANGES = 16  # lower-casing and reserving, one around the other; each is a call deeper
+
+
+def count_marks(text: bytes) -> int:
+    """How many brackets that open, quotes, commas and colons a JSON text has."""
+    return sum(map(text.count, (b"[", b"{", b'"', b",", b":")))
 
 
 def tokenizer_from_json(obj: object) -> Tokenizer:
@@ -80,7 +87,8 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
 
     Those are a byte-level BPE `tokenizer.json` of Hugging Face, a JSON array of strings
     (id = place) and femtoGPT's JSON object of id -> list of bytes. Raises FemtoError,
-    which names the file, if it cannot be read, is none of these or is above LARGEST_FILE.
+    which names the file, if it cannot be read, is none of these or is above LARGEST_FILE
+    or MOST_MARKS.
     """
     try:
         with open(path, "rb") as file:
@@ -93,6 +101,9 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         raise FemtoError(
             f"{path}: above {LARGEST_FILE >> 20} MiB, which no tokenizer is; check --tokenizer-data"
         )
+    if count_marks(content) > MOST_MARKS:
+        raise FemtoError(f"{path}: above {MOST_MARKS:,} quotes, commas, colons and brackets, which "
+                         "no tokenizer has; check --tokenizer-data")
     try:
         obj = json.loads(content, object_pairs_hook=_without_duplicates)
     except FemtoError as error:
@@ -148,10 +159,11 @@ def save_tokenizer(tokenizer: Tokenizer, path: str | os.PathLike) -> list[str]:
     try:
         content, notes = _file_of(tokenizer, Path(path).suffix)
         content = content.encode()
-        if len(content) > LARGEST_FILE:
+        if len(content) > LARGEST_FILE or count_marks(content) > MOST_MARKS:
             raise FemtoError(
-                f"it would be above {LARGEST_FILE >> 20} MiB, which is not read again; take fewer "
-                "tokens (--vocab-size, --reserve-tokens)"
+                f"it would be above {LARGEST_FILE >> 20} MiB or {MOST_MARKS:,} quotes, commas, "
+                "colons and brackets, which is not read again; take fewer tokens (--vocab-size, "
+                "--reserve-tokens)"
             )
     except FemtoError as error:
         raise FemtoError(f"{path}: {error}") from None

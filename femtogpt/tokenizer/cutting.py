@@ -55,6 +55,11 @@ def chunk_begins(data, kinds, gpt4, begins):
     blank = loose = False
     while i < n:
         kind = kinds[i]
+        if kind == before and not (gpt4 and kind == NUMBER):  # the chunk goes on: most bytes
+            while i < n and (kinds[i] == kind or kinds[i] == INSIDE):
+                i += 1
+            blank = loose = False
+            continue
         if kind == SPACE:
             newline = data[i] == _NEWLINE or data[i] == _RETURN
             if gpt4 and newline and before == OTHER:  # newlines behind punctuation are its

@@ -10,11 +10,17 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: Knuth's mult
 
 
 @kernel
+def mix(key):
+    """A number in which all bits of `key` tell."""
+    mixed = key * MULTIPLIER
+    return mixed ^ mixed >> np.uint64(32)
+
+
+@kernel
 def slot_of(key, keys):
     """Where `key`, not 0, is in `keys`, (2**k,) uint64, or where it goes; one must be free."""
     mask = np.uint64(len(keys) - 1)
-    mixed = key * MULTIPLIER
-    slot = (mixed ^ mixed >> np.uint64(32)) & mask
+    slot = mix(key) & mask
     while keys[slot] != key and keys[slot] != 0:
         slot = (slot + np.uint64(1)) & mask
     return slot

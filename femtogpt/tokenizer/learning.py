@@ -1,10 +1,10 @@
 """Learning byte-pair merges: which two neighbours occur most often, again and again.
 
-Sennrich, Haddow and Birch 2016, with three facts that make it fast. A pair is born when
-its younger token is, all at once, and from then on its count only falls: so each pair is
-in the heap once, and is counted again only when it comes to the top, where a count that
-still holds is the largest there is. Its places are noted in order, so that `aaa` is
-joined from the left. And a pair that occurs only once is not noted at all.
+Sennrich, Haddow and Birch 2016, with three facts that make it fast. A pair is born when its
+younger token is, all at once, and from then on its count only falls: so each pair is in the
+heap once, and is counted again only when it comes to the top, where a count that still holds
+is the largest there is. Its places are noted in order, so that `aaa` is joined from the left.
+And a pair that occurs only once is not noted at all.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from femtogpt.tokenizer.tokens import END, before, join
 # noted that it stands, places[begin : begin + noted].
 PAIR = np.dtype([("count", np.int64), ("left", np.int32), ("right", np.int32),
                  ("begin", np.int32), ("noted", np.int32)])
-DONE, PLACES_FULL, PAIRS_FULL, WORKED = range(4)
+DONE, PLACES_FULL, PAIRS_FULL, TOKEN_TOO_LONG, WORKED = range(5)
 WORK = 1 << 22  # places looked at between two words of progress
 ROOM = 1 << 16  # for places and pairs, beside what the text's bytes need
+PLENTY = 1 << 23  # of places, 32 MB: more room is not taken without need
 
 
 @kernel
@@ -147,11 +148,12 @@ def note_pairs(token, lengths, keys, count, number, heap, places):
 
 
 @kernel
-def learn(token, weights, stride, lengths, heap, places, state, merges, first, want,
+def learn(token, longest, weights, stride, lengths, heap, places, state, merges, first, want,
           patience):
     """Merges until `want` are made or no pair occurs twice (DONE), or says what it waits for.
 
-    token: the text, as in tokens.py; what stands at i occurs weights[i * stride] times.
+    token: the text, as in tokens.py, which can hold tokens of `longest` bytes; what stands at
+    i occurs weights[i * stride] times.
     lengths: (ids,), bytes of each token. heap: the pairs to choose from. state: (how many
     they are, places in use, merges made), kept up to date. Merge k, the pair of ids
     merges[k], makes id first + k. patience: places to look at before WORKED.
@@ -181,10 +183,12 @@ def learn(token, weights, stride, lengths, heap, places, state, merges, first, w
             why = PLACES_FULL
         elif size + 2 * min(pair.noted, first + made) + 1 > len(heap):
             why = PAIRS_FULL
-        if why != DONE:
-            break
         new = first + made
         length = lengths[pair.left] + lengths[pair.right]
+        if length > longest:
+            why = TOKEN_TOO_LONG
+        if why != DONE:
+            break
         lengths[new], merges[made, 0], merges[made, 1] = length, pair.left, pair.right
         begin, end = pair.begin, pair.begin + join_all(token, lengths, pair, places, new)
         size, made = size - 1, made + 1
@@ -232,15 +236,15 @@ def learn(token, weights, stride, lengths, heap, places, state, merges, first, w
 
 
 @kernel
-def close_gaps(token, weights, stride, lengths, heap, order, places):
+def close_gaps(token, lengths, heap, order, places):
     """Drops the places where a pair stands no more, and moves the others up: how many.
 
     order: the pairs, by where their places begin.
     """
-    used = 0
+    used, weights = 0, np.ones(1, np.int64)  # for how many they are is not asked
     for p in order:
         pair = heap[p]
-        pair.noted, _ = keep_true(token, weights, stride, lengths, pair, places, used)
+        pair.noted, _ = keep_true(token, weights, 0, lengths, pair, places, used)
         pair.begin = used
         used += pair.noted
     return used
@@ -255,9 +259,9 @@ def learn_merges(
 ) -> np.ndarray:
     """At most `num_merges` pairs of ids, in the order learnt: (n, 2).
 
-    Merge k makes id len(lengths) + k. token: (n,) int32, a text as in tokens.py, which is
-    worked in. weights: (n,), how often what stands there occurs, or (1,) for all the same.
-    lengths: bytes of each token in it.
+    Merge k makes id len(lengths) + k. token: (n,), a text as in tokens.py, which is worked in,
+    of the type that id_type gives. weights: (n,), how often what stands there occurs, or (1,)
+    for all the same. lengths: bytes of each token in it.
     In `aaa` the pair `aa` counts twice, but merging, from the left, joins it once.
     progress is called now and then with the number of merges made and wanted.
     """
@@ -266,30 +270,37 @@ def learn_merges(
     slots = 1 << 13
     while True:
         keys, count = np.zeros(slots, np.uint64), np.empty(slots, np.int64)
-        number = np.empty(slots, np.int64)
+        number = np.empty(slots, np.int32)
         found = count_pairs(token, weights, stride, lengths, keys, count, number)
         if found >= 0:
             break
         slots *= 4
-    room = int(number[(keys != 0) & (count >= 2)].sum())
-    places = np.empty(room + max(room // 16, ROOM), np.int32)
+    noted = number[(keys != 0) & (count >= 2)]
+    room, largest = int(noted.sum(dtype=np.int64)), int(noted.max(initial=0))
+    # Merges end more places than they make: with this much places need not grow, which may be
+    # a copy. Where they are few, there is room to do without closing gaps, which takes a while.
+    places = np.empty(room + max(room // 16 + 2 * largest, min(2 * room, PLENTY), ROOM), np.int32)
     heap = np.recarray(found + ROOM, PAIR)
     size, used = note_pairs(token, lengths, keys, count, number, heap, places)
-    del keys, count, number
+    del keys, count, number, noted
     merges = np.empty((num_merges, 2), np.int64)
     state = np.array([size, used, 0])
     while True:
-        why = learn(token, weights, stride, lengths, heap, places, state, merges, base,
-                    num_merges, WORK)
+        why = learn(token, np.iinfo(token.dtype).max, weights, stride, lengths, heap, places,
+                    state, merges, base, num_merges, WORK)
         if progress is not None:
             progress(int(state[2]), num_merges)
         if why == DONE:
             return merges[: state[2]]
         if why == PLACES_FULL:
             order = np.argsort(heap.begin[: state[0]])
-            state[1] = close_gaps(token, weights, stride, lengths, heap, order, places)
+            state[1] = close_gaps(token, lengths, heap, order, places)
             needed = state[1] + 2 * heap[0].noted
             if needed > 0.98 * len(places):
-                places.resize(needed + len(places) // 8, refcheck=False)  # in place: it is large
+                places.resize(needed + len(places) // 8, refcheck=False)
         if why == PAIRS_FULL:
-            heap = np.concatenate([heap, heap]).view(np.recarray)
+            larger = np.recarray(2 * len(heap), PAIR)  # what is not used yet takes no memory
+            larger[: state[0]] = heap[: state[0]]
+            heap = larger
+        if why == TOKEN_TOO_LONG:
+            token = token.astype(np.int32)

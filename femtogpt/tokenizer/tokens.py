@@ -2,15 +2,23 @@
 
 A token of n bytes that begins at byte i is token[i] = id; its last byte, if that is another
 one, holds -n; END stands between chunks, before the first and behind the last. So both
-neighbours of a token are found without links, and 4 bytes a byte of text are all it takes.
-What a merge leaves between a token's ends is negative.
+neighbours of a token are found without links, and 2 bytes a byte of text are all it takes,
+4 where there are more ids or longer tokens. What a merge leaves between a token's ends is
+negative.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from femtogpt.layers.numeric import kernel
 
 END = -1
+
+
+def id_type(vocab_size: int, longest: int) -> type:
+    """The narrowest type for a text of `vocab_size` ids, of tokens of `longest` bytes."""
+    return np.int16 if vocab_size <= 1 << 15 and longest < 1 << 15 else np.int32
 
 
 @kernel

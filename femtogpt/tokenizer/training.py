@@ -17,6 +17,7 @@ BASES = ("all", "seen")
 # 2025, SuperBPE). Its file has no pre-split: it is merges alone, in order.
 TRAINED_SPLITS = ("gpt2", "gpt4", "super", "none")
 FIRST_SPLIT = {"super": "gpt2"}
+BLOCK = 1 << 20  # bytes of a text that are looked at together
 
 
 def train_bpe(
@@ -42,8 +43,8 @@ def train_bpe(
     `progress` is called now and then with the number of merges made and wanted.
 
     Memory: the distinct chunks, whatever the size of the texts; without chunks ('none',
-    'super') up to 9 bytes a byte of text. Raises FemtoError for sizes that cannot be and
-    for no text.
+    'super') some 8 bytes a byte of text, or 10 with more than 32768 tokens. Raises
+    FemtoError for sizes that cannot be and for no text.
     """
     if split not in TRAINED_SPLITS:
         raise FemtoError(f"unknown pre-split {split!r}; choose one of {', '.join(TRAINED_SPLITS)}")
@@ -63,20 +64,22 @@ def train_bpe(
     store, starts, counts = _distinct_chunks(map(_blocks, texts), FIRST_SPLIT.get(split, split))
     if len(store) == 0:
         raise FemtoError("there is no text to learn tokens from; give a --dataset that has some")
-    seen = np.bincount(store, minlength=256) > 0
+    seen = np.zeros(256, bool)
+    for i in range(0, len(store), BLOCK):  # numpy makes int64 of what it counts
+        seen |= np.bincount(store[i : i + BLOCK], minlength=256) > 0
     base_bytes = np.flatnonzero(seen | (base == "all"))
     pieces, merges = [bytes([byte]) for byte in base_bytes.tolist()], []
     if vocab_size < len(pieces):
         raise FemtoError(f"--vocab-size must be at least {len(pieces)} (the bytes in the text), "
                          f"not {vocab_size}")
     wanted = vocab_size - len(pieces)
-    token, weights = _laid_out(store, starts, counts, base_bytes)
+    token, weights = _laid_out(store, starts, counts, base_bytes, vocab_size)
     del store, starts, counts
     within = (wanted + 1) // 2 if split == "super" else wanted
     _learn(token, weights, pieces, merges, within, wanted, progress)
     if split == "super":
         first = BPETokenizer(BPEData(pieces[:], merges[:], {}, "none", True))
-        token, weights = _tokens_of(first, texts), np.ones(1, np.int32)
+        token, weights = _tokens_of(first, texts, vocab_size), np.ones(1, np.int32)
         _learn(token, weights, pieces, merges, wanted - len(merges), wanted, progress)
     special = {name: len(pieces) + i for i, name in enumerate(names)}
     pieces += [name.encode() for name in names]
@@ -128,7 +131,10 @@ def _check_names(names):
 
 
 def _blocks(text: str | bytes | Iterable[bytes]) -> Iterable[bytes]:
-    return [as_bytes(text)] if isinstance(text, str | bytes) else text
+    if not isinstance(text, str | bytes):
+        return text
+    data = as_bytes(text)
+    return (data[i : i + BLOCK] for i in range(0, len(data), BLOCK))
 
 
 def _distinct_chunks(texts, split):
@@ -154,25 +160,26 @@ def _distinct_chunks(texts, split):
     return chunks.store[: chunks.starts[chunks.count]], chunks.starts[: chunks.count + 1], counts
 
 
-def _laid_out(store, starts, counts, base_bytes):
+def _laid_out(store, starts, counts, base_bytes, vocab_size):
     """(token, weights) for learn_merges."""
-    from femtogpt.tokenizer.tokens import lay_out
+    from femtogpt.tokenizer.tokens import id_type, lay_out
 
     ids = np.zeros(256, np.int32)
     ids[base_bytes] = np.arange(len(base_bytes))
-    token = np.empty(len(store) + len(starts), np.int32)
+    token = np.empty(len(store) + len(starts), id_type(vocab_size, 1))
     narrow = np.int32 if counts.max() < 2**31 else np.int64  # less to fetch from memory
     weights = np.empty(len(token) if len(counts) > 1 else 1, narrow)
     lay_out(store, starts, ids, counts, token, weights)
     return token, weights
 
 
-def _tokens_of(tokenizer, texts):
+def _tokens_of(tokenizer, texts, vocab_size):
     """`texts` as tokens for learn_merges, END around each."""
-    from femtogpt.tokenizer.tokens import END, lay_out_tokens
+    from femtogpt.tokenizer.tokens import END, id_type, lay_out_tokens
 
     lengths = np.array([len(piece) for piece in tokenizer.data.pieces], np.int64)
-    token = np.full(sum(map(len, texts)) + len(texts) + 1, END, np.int32)
+    size = sum(map(len, texts)) + len(texts) + 1
+    token = np.full(size, END, id_type(vocab_size, int(lengths.max())))
     place = 1
     for text in texts:
         lay_out_tokens(tokenizer.encode(text), lengths, token[place : place + len(text)])
