@@ -47,6 +47,24 @@ def cut(weights, top_k, top_p):
         weights[order[before >= top_p * share.sum()]] = 0
 
 
+def prompt_ids(tokenizer, num_tokens, prompt):
+    """A prompt's ids, after those of a newline where the vocabulary can spell one: a bare prompt
+    could as well stand in mid-line. prompt: text, or None for a newline alone. Raises FemtoError
+    where it is longer than num_tokens, or nothing can be begun with."""
+    ids = tokenizer.encode(prompt).tolist() if prompt else []
+    if len(ids) > num_tokens:
+        raise FemtoError(f"the prompt is {len(ids)} tokens, the model sees {num_tokens} at once: "
+                         "shorten it")
+    if len(ids) < num_tokens and not (prompt or "").startswith("\n"):
+        try:
+            ids = tokenizer.encode("\n").tolist() + ids
+        except FemtoError:
+            if not ids:
+                raise FemtoError("this vocabulary cannot spell a newline to begin with: give a "
+                                 "--prompt") from None
+    return ids[-num_tokens:]
+
+
 def generate(config, parameters, prompt, count, seed, temperature=0.5, top_k=None, top_p=None):
     """Yields `count` token ids that continue prompt (ids, at least one).
 

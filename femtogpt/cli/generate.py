@@ -6,7 +6,6 @@ import time
 
 import click
 
-from ..errors import FemtoError
 from .options import load_model, model_option, say, say_if_compiling
 
 
@@ -46,11 +45,11 @@ def command(positional, prompt, model, count, temperature, top_k, top_p, seed, s
 
     import numpy as np
 
-    from ..sampler import TOGETHER, generate_together
+    from ..sampler import TOGETHER, generate_together, prompt_ids
 
     loaded = load_model(model)
     say_if_compiling(loaded.tokenizer)
-    ids = _prompt_ids(loaded, prompt)
+    ids = prompt_ids(loaded.tokenizer, loaded.config.num_tokens, prompt)
     if seed is None:
         seed = int(np.random.SeedSequence().entropy % 2**63)
     say_if_compiling()
@@ -78,23 +77,6 @@ def command(positional, prompt, model, count, temperature, top_k, top_p, seed, s
             printer.end()
     if made > 0 and seconds > 0:
         say(f"{made + num_samples} tokens, {made / seconds:,.0f} tokens/s, seed {seed}")
-
-
-def _prompt_ids(model, prompt):
-    """The prompt's ids, after those of a newline where the vocabulary can spell one: a bare
-    prompt could as well stand in mid-line."""
-    T = model.config.num_tokens
-    ids = model.tokenizer.encode(prompt).tolist() if prompt else []
-    if len(ids) > T:
-        raise FemtoError(f"the prompt is {len(ids)} tokens, the model sees {T} at once: shorten it")
-    if len(ids) < T and not (prompt or "").startswith("\n"):
-        try:
-            ids = model.tokenizer.encode("\n").tolist() + ids
-        except FemtoError:
-            if not ids:
-                raise FemtoError("this vocabulary cannot spell a newline to begin with: give a "
-                                 "--prompt") from None
-    return ids[-T:]
 
 
 class _Printer:

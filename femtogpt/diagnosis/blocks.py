@@ -1,9 +1,8 @@
 """How signals fare in a model, layer by layer: one pass over a few windows, looked at."""
 
-import math
-
 import numpy as np
 
+from ..inspection import attention_weights
 from ..model import allocate_activations, constants, loss_and_gradients
 from ..tensors import views
 from .context import spread_out
@@ -75,12 +74,7 @@ def _token_variance(x, embedded):
 def head_entropies(qkv, num_heads):
     """Of each head, the entropy of its attention over that of attending everywhere alike, mean
     over queries: 0 to 1. qkv: (T, 3C), as Activations have it."""
-    T, C = qkv.shape[0], qkv.shape[1] // 3
-    q, key = (qkv[:, i * C : (i + 1) * C].reshape(T, num_heads, -1).swapaxes(0, 1) for i in (0, 1))
-    scores = q @ key.swapaxes(1, 2) / math.sqrt(q.shape[2])
-    scores = np.where(np.tri(T, dtype=bool), scores, -np.inf)
-    p = np.exp(scores - scores.max(2, keepdims=True))
-    p /= p.sum(2, keepdims=True)
+    p, T = attention_weights(qkv, num_heads), len(qkv)
     entropy = -(p * np.log(np.maximum(p, 1e-30))).sum(2)
     return entropy.sum(1) / max(np.log(np.arange(1, T + 1)).sum(), 1e-30)
 

@@ -1,0 +1,5 @@
+"""python -m femtogpt"""
+
+from .cli import main
+
+main(prog_name="femtogpt")
