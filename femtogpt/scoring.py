@@ -54,14 +54,19 @@ class Share(NamedTuple):
         return {"share": self.share, "of": self.of, "interval": list(self.interval)}
 
 
+def check_length(tokens, num_tokens):
+    """Raises FemtoError where tokens are fewer than one window and its last target."""
+    if len(tokens) < num_tokens + 1:
+        raise FemtoError(f"the dataset has {len(tokens)} tokens, but a window needs num_tokens + 1 "
+                         f"= {num_tokens + 1}: use more text")
+
+
 def evaluate(model, tokens, threads=None):
     """loss (nats a token, the mean over all positions of consecutive windows of num_tokens),
     interval (low, high; the loss with a confidence of 95%, from how neighbouring windows
     differ), perplexity, bits_per_byte, tokens (how many were predicted), as a dict."""
     T = model.config.num_tokens
-    if len(tokens) < T + 1:
-        raise FemtoError(f"the dataset has {len(tokens)} tokens, but a window needs num_tokens + 1 "
-                         f"= {T + 1}: use more text")
+    check_length(tokens, T)
     starts = range(0, len(tokens) - T, T)
     size = min(WINDOWS_AT_ONCE, -(-len(starts) // GROUPS))
     groups = [starts[i : i + size] for i in range(0, len(starts), size)]

@@ -26,6 +26,7 @@ COMMANDS = {
     "tokenize": "tokenize",
     "count-tokens": "count_tokens",
     "dump-tokenizer": "dump_tokenizer",
+    "insert-layer": "insert_layer",
     "reset-optimizer": "reset_optimizer",
     "experiment": "experiment",
 }
