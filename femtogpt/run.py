@@ -153,10 +153,12 @@ def newest_run(model):
 
 
 def earlier_runs(model):
-    """The model's Runs, oldest first, as far as its lineage tells."""
+    """The model's Runs, oldest first, as far as its lineage tells and its tokens are the same."""
     found = []
     for entry in [*model.lineage, {"run": model.run}]:
-        with contextlib.suppress(FemtoError, AttributeError):
+        with contextlib.suppress(FemtoError, AttributeError, TypeError):
+            if "init_with" in entry and "tokenizer" in entry["init_with"]["changes"]:
+                found.clear()  # what they held back was counted in other tokens
             found.append(Run.from_json(entry.get("run")))
     return found
 

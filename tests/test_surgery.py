@@ -11,9 +11,13 @@ from femtogpt.cli import main
 from femtogpt.decoder import Decoder
 from femtogpt.errors import FemtoError
 from femtogpt.model import allocate_activations, constants, summed_loss
-from femtogpt.optimizer import fresh_state
+from femtogpt.optimizer import fresh_state, update
+from femtogpt.parallel import Engine
+from femtogpt.run import earlier_runs
+from femtogpt.surgery.child import init_with
 from femtogpt.surgery.depth import insert_layers, random_windows
 from femtogpt.tensors import Tensors, named, views
+from femtogpt.tokenizer import ByteTokenizer, PiecesTokenizer
 
 
 @pytest.fixture
@@ -130,3 +134,141 @@ def test_insert_layer_tells_the_loss(folder):
     out = invoke("insert-layer --output=b --insert-at=1 --dataset=dataset.txt").stdout
     before, after = (float(word) for word in out.split("dataset: ")[1].split()[:3:2])
     assert before == pytest.approx(after, abs=1e-3)
+
+
+# ---- init-with
+
+
+def noisy(recipe="standard", **shape):
+    """A model whose every parameter, gains and biases too, is far from where it began."""
+    model = trained_model(recipe=recipe, **shape)
+    rng = np.random.default_rng(8)
+    model.parameters += rng.normal(0, 0.2, model.parameters.size).astype(np.float32)
+    return model
+
+
+SHAPES = [
+    {},
+    {"num_layers": 3},
+    {"num_tokens": 12},
+    {"num_tokens": 5},
+    {"embedding_degree": 32},
+    {"embedding_degree": 24},
+    {"embedding_degree": 48, "num_heads": 2},
+    {"embedding_degree": 60, "num_heads": 3},
+    {"embedding_degree": 20},
+    {"embedding_degree": 64, "num_heads": 4, "num_layers": 4, "num_tokens": 20},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=map(str, SHAPES))
+@pytest.mark.parametrize("positional_encoding", ["rope", "learned", "none"])
+def test_a_child_computes_what_its_parent_does(shape, positional_encoding):
+    parent = noisy(positional_encoding=positional_encoding)
+    check_child(parent, shape, 2e-5)
+
+
+@pytest.mark.parametrize("shape", [{}, {"num_tokens": 12}, {"embedding_degree": 32},
+                                   {"embedding_degree": 48, "num_heads": 2},
+                                   {"embedding_degree": 48, "num_heads": 3}])
+@pytest.mark.parametrize("positional_encoding", ["rope", "absolute"])
+def test_a_child_of_recipe_femto_computes_what_its_parent_does(shape, positional_encoding):
+    parent = noisy("femto", positional_encoding=positional_encoding)
+    if positional_encoding == "absolute" and "embedding_degree" in shape:
+        with pytest.raises(FemtoError, match="--positional-encoding learned"):
+            init_with(parent, **shape)
+        shape = shape | {"positional_encoding": "learned"}
+    check_child(parent, shape, 5e-5)
+
+
+def check_child(parent, shape, tolerance):
+    child, carried = init_with(parent, **shape)
+    assert carried == parent.config.vocab_size
+    for name, value in shape.items():
+        assert getattr(child.config, name) == value
+    T = min(parent.config.num_tokens, child.config.num_tokens)
+    windows = random_windows(parent.config, 5)[:, : T + 1]
+    whole = np.zeros((len(windows), child.config.num_tokens + 1), int)
+    whole[:, : T + 1] = windows
+    of_parent = np.zeros((len(windows), parent.config.num_tokens + 1), int)
+    of_parent[:, : T + 1] = windows
+    before = logits(parent, of_parent).reshape(len(windows), -1, parent.config.vocab_size)[:, :T]
+    after = logits(child, whole).reshape(len(windows), -1, parent.config.vocab_size)[:, :T]
+    assert abs(after - before).max() < tolerance * abs(before).max()
+    assert (child.step, child.optimizer, child.history.losses) == (0, None, [])
+    changed = set(child.lineage[-1]["init_with"]["changes"])
+    assert changed - {"rotary_base", "num_heads"} == set(shape) - {"num_heads"}
+    assert child.lineage[:2] == [*parent.lineage, {"run": parent.run}]
+
+
+@pytest.mark.parametrize("recipe", ["standard", "femto"])
+def test_all_of_a_wider_child_learns(recipe):
+    """No two channels, units or heads are bound to stay equal, and none is dead."""
+    child, _ = init_with(trained_model(recipe=recipe, positional_encoding="rope"),
+                         embedding_degree=32)
+    start = child.parameters.copy()
+    windows = random_windows(child.config, 5, 64)
+    with Engine(child.config, 64, 1) as engine:
+        child.optimizer = fresh_state(child.config, "adamw")
+        for _ in range(3):
+            _, gradient, squares = engine.loss_and_gradient(
+                child.parameters, windows, 0.0, np.zeros(64, np.uint64))
+            update(engine.map, child.config, child.parameters, gradient, squares,
+                   child.optimizer, 1e-2)
+    moved = views(child.parameters - start, child.config)
+    for field, tensor in moved._asdict().items():
+        assert (tensor != 0).sum() >= 0.99 * tensor.size, field
+    columns = moved.token_embedding.T
+    assert len(np.unique(columns.round(6), axis=0)) == 32
+    assert len(np.unique(moved.up_weight[0].T.round(6), axis=0)) == 128
+
+
+@pytest.mark.parametrize(("recipe", "shape", "reason"), [
+    ("standard", {"embedding_degree": 8}, "--embedding-degree 8 is less .* nearest .* is 16"),
+    ("standard", {"num_layers": 1}, "--num-layers 1 is less .* nearest that can is 2"),
+    ("standard", {"embedding_degree": 19}, "--embedding-degree 19 cannot .* nearest .* is 20"),
+    ("standard", {"num_heads": 4}, "--num-heads 4: .* nearest is 2"),
+    ("standard", {"embedding_degree": 32, "num_heads": 1}, "--num-heads 1: .* nearest is 2"),
+    ("standard", {"embedding_degree": 256, "num_heads": 2}, "--num-heads 2 makes .* nearest is 32"),
+    ("standard", {"positional_encoding": "learned"}, "--positional-encoding learned: what .*rope"),
+    ("femto", {"embedding_degree": 40, "positional_encoding": "learned"}, "nearest is 32"),
+])
+def test_what_cannot_be_is_refused_with_the_nearest_that_can(recipe, shape, reason):
+    with pytest.raises(FemtoError, match=reason):
+        init_with(fresh_model(recipe=recipe), **shape)
+
+
+def test_tokens_that_both_spell_are_carried_over_and_new_ones_are_means_of_their_pieces():
+    parent = noisy()  # on the characters of LETTERS
+    tokenizer = PiecesTokenizer([b"cab", b"a", b"\n", b"?", b"bb"])
+    child, carried = init_with(parent, tokenizer)
+    assert (carried, child.config.vocab_size) == (2, 5)
+    p, q = (views(m.parameters, m.config) for m in (child, parent))
+    for new, old in ((p.token_embedding, q.token_embedding), (p.head_weight.T, q.head_weight.T),
+                     (p.head_bias, q.head_bias)):
+        a, b, c, newline = (old[parent.tokenizer.encode(x)[0]] for x in "abc\n")
+        for got, expected in zip(new, [(c + a + b) / 3, a, newline, old.mean(0), b], strict=True):
+            assert got == pytest.approx(expected, abs=1e-6)
+    assert (p.up_weight == q.up_weight).all()
+    assert child.lineage[-1]["init_with"]["changes"]["tokenizer"] == ["char", "pieces"]
+
+
+def test_a_child_trains_on_nothing_its_parent_held_back_and_counts_other_tokens_anew():
+    parent = trained_model()
+    child, _ = init_with(parent, num_tokens=4)
+    assert [run.val_begin for run in earlier_runs(child)] == [2700]
+    child, _ = init_with(parent, ByteTokenizer())
+    assert earlier_runs(child) == []
+
+
+def test_init_with_makes_a_child_that_trains_and_never_overwrites(folder):
+    checkpoint.save(fresh_model(), "model.safetensors")
+    out = invoke("init-with --num-layers=3 --embedding-degree=32").stdout
+    assert "num layers: 2 -> 3" in out and "computes what its parent does" in out
+    assert "--force" in invoke("init-with --num-layers=3", 1).stderr
+    (folder / "t.json").write_text('["a", "b", "ab", "bab", "\\n", "<unk>"]')
+    out = invoke("init-with --child=c --tokenizer-data=t.json --num-tokens=12").stdout
+    assert "tokenizer: char -> pieces" in out and "tokens carried over: 3, new: 3" in out
+    invoke("train --model=c --steps=2 --batch-size=4")
+    assert checkpoint.load("c").step == 2
+    assert "--tokenizer-data" in invoke("init-with --child=d --tokenizer-data=missing", 1).stderr

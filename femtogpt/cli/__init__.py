@@ -27,6 +27,7 @@ COMMANDS = {
     "count-tokens": "count_tokens",
     "dump-tokenizer": "dump_tokenizer",
     "insert-layer": "insert_layer",
+    "init-with": "init_with",
     "reset-optimizer": "reset_optimizer",
     "experiment": "experiment",
 }

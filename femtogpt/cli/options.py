@@ -66,6 +66,39 @@ def tokenizer_of(model, tokenizer_data):
     return tokenizer
 
 
+def make_tokenizer(kind, data, reserve_tokens=0, case_sensitive=True):
+    """What --tokenizer and --tokenizer-data ask for. Raises FemtoError, which names the file."""
+    from pathlib import Path
+
+    from ..data import read_texts
+    from ..tokenizer import (
+        AsciiTokenizer,
+        ByteTokenizer,
+        LowercaseTokenizer,
+        ReservedTokenizer,
+        load_tokenizer,
+        train_char,
+    )
+    from ..tokenizer.split import lower
+
+    if kind == "char":
+        text = b"\n".join(read_texts([data or "dataset.txt"], "--tokenizer-data"))
+        if not case_sensitive:
+            text = lower(text.decode("utf-8", "surrogateescape"))
+        tokenizer = train_char(text)
+    elif kind == "bpe":
+        path = data or "tokenizer.json"
+        if not Path(path).exists():
+            raise FemtoError(f"{path} does not exist: make it with `femtogpt train-bpe`, or name "
+                             "a tokenizer with --tokenizer-data")
+        tokenizer = load_tokenizer(path)
+    else:
+        tokenizer = ByteTokenizer() if kind == "byte" else AsciiTokenizer()
+    if not case_sensitive:
+        tokenizer = LowercaseTokenizer(tokenizer)
+    return ReservedTokenizer(tokenizer, reserve_tokens) if reserve_tokens else tokenizer
+
+
 @contextmanager
 def long_reading(what):
     """Yields a callback(done, total) of bytes that shows, on standard error, what takes long."""
