@@ -45,7 +45,7 @@ def state(folder):
 
 
 MODEL_READERS = ["train", "generate", "eval", "info", "loss", "tokenize", "dump-tokenizer",
-                 "reset-optimizer"]
+                 "reset-optimizer", "cluster-tokens"]
 NO_MODEL = ["missing.safetensors", "newer.safetensors", "dataset.txt", "empty.txt", "binary",
             "cut.safetensors", "flipped.safetensors", "hollow", "nowhere/model.safetensors",
             "dataset.txt/model.safetensors"]
@@ -144,13 +144,18 @@ CASES = [
     ("init-with of a smaller width", "init-with --embedding-degree 8", "--embedding-degree 8", 1),
     ("init-with of no tokenizer", "init-with --tokenizer bpe", "tokenizer.json", 1),
     ("init-with into nowhere", "init-with --child nowhere/new --num-layers 3", "nowhere", 1),
+    *((f"compare with {model}", f"compare model.safetensors {model}", model.split("/")[0], 1)
+      for model in NO_MODEL),
+    ("compare with nothing", "compare model.safetensors", "B", 2),
+    ("clusters of a missing text", "cluster-tokens --dataset missing", "missing", 1),
     ("the rules of nothing", "eval --task chess", "--task", 2),
     ("no losses", "loss --limit 0", "--limit", 2),
     ("an unknown command", "fly", "fly", 2),
     *((f"an unknown option of {command}", f"{command} --wings", "--wings", 2)
       for command in COMMANDS),
     *((f"an argument too many for {command}", f"{command} one two", "one", 2)
-      for command in COMMANDS if command not in ("generate", "infer")),
+      for command in COMMANDS if command not in ("generate", "infer", "compare")),
+    ("an argument too many for compare", "compare one two three", "three", 2),
     *((f"{option} without its value", f"{command} {option}", option, 2)
       for command, option in (("train", "--steps"), ("init", "--model"), ("generate", "--prompt"))),
 ]

@@ -1,10 +1,13 @@
 """Grown models compute what they computed before."""
 
+import json
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from small import fresh_model, some_run, text
 
+import femtogpt.surgery.compare
 from femtogpt import checkpoint
 from femtogpt.checkpoint import History
 from femtogpt.cli import main
@@ -15,6 +18,7 @@ from femtogpt.optimizer import fresh_state, update
 from femtogpt.parallel import Engine
 from femtogpt.run import earlier_runs
 from femtogpt.surgery.child import init_with
+from femtogpt.surgery.compare import compare, nearest_tokens
 from femtogpt.surgery.depth import insert_layers, random_windows
 from femtogpt.tensors import Tensors, named, views
 from femtogpt.tokenizer import ByteTokenizer, PiecesTokenizer
@@ -272,3 +276,89 @@ def test_init_with_makes_a_child_that_trains_and_never_overwrites(folder):
     invoke("train --model=c --steps=2 --batch-size=4")
     assert checkpoint.load("c").step == 2
     assert "--tokenizer-data" in invoke("init-with --child=d --tokenizer-data=missing", 1).stderr
+
+
+# ---- compare, cluster-tokens
+
+
+def test_compare_follows_a_layer_past_those_inserted():
+    model = trained_model()
+    deeper = insert_layers(insert_layers(model, [0]), [3])
+    views(deeper.parameters, deeper.config).up_weight[2] *= -2  # what was layer 1
+    for a, b, name, other in ((model, deeper, "layers.1", "layers.2"),
+                              (deeper, model, "layers.2", "layers.1")):
+        found = compare(a, b)
+        rows = {row["name"] or row["name_b"]: row for row in found["tensors"]}
+        row = rows[f"{name}.mlp.up.weight"]
+        assert row["name_b"] == f"{other}.mlp.up.weight"
+        assert row["cosine"] == pytest.approx(-1)
+        assert row["norm_b"] == pytest.approx(row["norm_a"] * (2 if b is deeper else 0.5))
+        assert row["difference"] == pytest.approx(3 if b is deeper else 1.5)
+        assert rows[f"{name}.mlp.down.weight"]["cosine"] == pytest.approx(1)
+        only = [row for row in found["tensors"] if None in (row["name"], row["name_b"])]
+        assert {(row["name"] or row["name_b"])[:8] for row in only} == {"layers.0", "layers.3"}
+        assert found["shared"] == 2  # its init and the run
+    twice = compare(deeper, deeper)
+    assert twice["shared"] == 4 and all(row["cosine"] for row in twice["tensors"] if row["norm_a"])
+
+
+def test_compare_takes_any_lineage():
+    a, b = fresh_model(), fresh_model(seed=2)
+    for strange in ([{"insert_layer": {"at": 5}}], [{"insert_layer": {"at": [0] * 9}}], [7, None],
+                    [{}], [{"run": 1}], [{"init_with": 3}], [{"insert_layer": {"at": ["x"]}}]):
+        b.lineage = strange
+        assert len(compare(a, b)["tensors"]) == len(named(a.parameters, a.config))
+
+
+def test_compare_tells_tensors_and_tokens(folder):
+    a = fresh_model()
+    b, _ = init_with(a, PiecesTokenizer([b"b", b"a", b"ab", b"<unk>"]))
+    p = views(b.parameters, b.config)
+    p.token_embedding[0] *= -1
+    checkpoint.save(a, "a")
+    checkpoint.save(b, "b")
+    out = invoke("compare a b --limit=1").stdout
+    assert "1 entries of lineage, 1 of them shared" in out and "shapes differ" in out
+    assert out.endswith("farthest of 2 tokens that both have:\n  -1.0000  |b|\n"
+                        "nearest of 2 tokens that both have:\n   1.0000  |a|\n")
+    assert invoke("compare a b --limit=1 --reverse").stdout.endswith("-1.0000  |b|\n")
+    found = json.loads(invoke("compare a b --json").stdout)
+    assert [token["piece"] for token in found["tokens"]] == ["b", "a"]
+    assert found["tokens"][0]["cosine"] == pytest.approx(-1)
+    wider, _ = init_with(a, embedding_degree=24)
+    checkpoint.save(wider, "wider")
+    assert "widths differ" in invoke("compare a wider").stdout
+
+
+def test_cluster_tokens_finds_the_tokens_that_are_alike(folder):
+    model = fresh_model()
+    p = views(model.parameters, model.config)
+    a, b, c, d = model.tokenizer.encode("abcd")
+    p.token_embedding[b] = 2 * p.token_embedding[a]
+    p.head_weight[:, d] = p.head_weight[:, c]
+    p.head_weight[:] += 5  # softmax does not see it
+    checkpoint.save(model, "model.safetensors")
+    by_embedding, by_head = invoke("cluster-tokens --limit=2").stdout.split("by head:\n")
+    assert by_embedding.splitlines()[1:][0].startswith("  |a|  |b| 1.000  |")
+    assert by_embedding.splitlines()[1:][1].startswith("  |b|  |a| 1.000  |")
+    assert by_head.splitlines()[0].startswith("  |c|  |d| 1.000  |")
+    found = json.loads(invoke("cluster-tokens --json --limit=1").stdout)
+    first, second = found["head"][0]["nearest"][:2]
+    assert first["piece"] == "d" and second["cosine"] < 0.95
+    (folder / "some.txt").write_text("abcabc")
+    found = json.loads(invoke("cluster-tokens --json --dataset=some.txt").stdout)
+    assert [len(row["nearest"]) for row in found["head"]] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("count", [1, 2, 70])
+def test_nearest_tokens_are_those_of_all_cosines(count, monkeypatch):
+    monkeypatch.setattr(femtogpt.surgery.compare, "BLOCK", 350)
+    table = np.random.default_rng(0).normal(size=(count, 5))
+    unit = table / np.linalg.norm(table, axis=1, keepdims=True)
+    cosines = unit @ unit.T - 3 * np.eye(count)
+    found = nearest_tokens(table, 3, 10)
+    assert len(found) == (0 if count == 1 else min(10, count))
+    best = sorted(cosines.max(1), reverse=True)
+    for rank, (id, nearest) in enumerate(found):
+        assert nearest[0][1] == pytest.approx(best[rank])
+        assert [n for n, _ in nearest] == np.argsort(-cosines[id])[: min(3, count - 1)].tolist()

@@ -28,6 +28,8 @@ COMMANDS = {
     "dump-tokenizer": "dump_tokenizer",
     "insert-layer": "insert_layer",
     "init-with": "init_with",
+    "compare": "compare",
+    "cluster-tokens": "cluster_tokens",
     "reset-optimizer": "reset_optimizer",
     "experiment": "experiment",
 }

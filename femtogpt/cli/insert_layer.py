@@ -2,7 +2,7 @@
 
 import click
 
-from .options import load_model, long_reading, require_absent, say, say_if_compiling
+from .options import encoded, load_model, require_absent, say_if_compiling
 
 
 @click.command()
@@ -59,14 +59,10 @@ def _windows(model, datasets):
     """Up to 64 windows, evenly from the whole text."""
     import numpy as np
 
-    from ..data import encode_texts, find_texts, windows
+    from ..data import windows
     from ..scoring import check_length
 
-    texts = find_texts(datasets)
-    say_if_compiling(model.tokenizer)
-    with long_reading("tokenizing") as progress:
-        tokens = encode_texts(model.tokenizer, texts, progress=progress, warn=say)
-    T = model.config.num_tokens
+    tokens, T = encoded(model.tokenizer, datasets), model.config.num_tokens
     check_length(tokens, T)
     places = len(tokens) - T
     return windows(tokens, np.linspace(0, places - 1, min(64, places)).astype(int), T)

@@ -119,6 +119,16 @@ def long_reading(what):
         yield progress
 
 
+def encoded(tokenizer, datasets):
+    """The tokens of --dataset, with word of what takes long."""
+    from ..data import encode_texts, find_texts
+
+    texts = find_texts(datasets)
+    say_if_compiling(tokenizer)
+    with long_reading("tokenizing") as progress:
+        return encode_texts(tokenizer, texts, progress=progress, warn=say)
+
+
 def require_absent(path, force, what):
     """Refuses to replace a file, unless with --force. what: the word for it."""
     from pathlib import Path

@@ -11,8 +11,8 @@ so what reads them may start fresh, and no two numbers of the child are bound to
 copies channels, as Net2Net (Chen et al. 2016), needs W to be a multiple of C.)
 
 Recipe femto's stream is a norm's output, whose mean no channel can know: there channels are
-copied, W / C times, and what reads them is shared out among the copies, unevenly, so that they
-part once they are trained.
+copied, W / C times, and what reads them is shared out among the copies. These part in training, for
+the new heads and units read each of them otherwise.
 
 Heads keep their queries, keys and values and may get wider; new heads, and new units of the MLP,
 start with weights of zero behind them. A wider head has more pairs to turn: the parent's turn as
@@ -32,8 +32,6 @@ from ..model import constants, initial_parameters
 from ..tensors import views
 from .depth import insert_layers
 from .inherit import inherit_vocabulary
-
-UNEVEN = 0.5  # of a fresh weight: how far copies' shares differ
 
 
 def init_with(parent, tokenizer=None, num_tokens=None, embedding_degree=None, num_layers=None,
@@ -131,11 +129,9 @@ def _widen(p, q, config, old):
         return (s * np.concatenate([x, mean], -1)).astype(np.float32)
 
     def read(fresh, x):  # (..., W, O) fresh, (..., C, O) -> (..., W, O)
-        if copies == 1:
-            return np.concatenate([x, fresh[..., C:, :]], -2)
-        uneven = fresh.reshape(*fresh.shape[:-2], copies, C, -1)
-        uneven = UNEVEN * (uneven - uneven.mean(-3, keepdims=True))
-        return (x[..., None, :, :] / copies + uneven).reshape(fresh.shape)
+        if copies > 1:
+            return np.concatenate([x / np.float32(copies)] * copies, -2)
+        return np.concatenate([x, fresh[..., C:, :]], -2)
 
     p.token_embedding[:] = written(q.token_embedding)
     T = min(len(p.position_embedding), len(q.position_embedding))
