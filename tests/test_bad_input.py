@@ -45,7 +45,7 @@ def state(folder):
 
 
 MODEL_READERS = ["train", "generate", "eval", "info", "loss", "tokenize", "dump-tokenizer",
-                 "reset-optimizer", "cluster-tokens"]
+                 "reset-optimizer", "cluster-tokens", "chunks"]
 NO_MODEL = ["missing.safetensors", "newer.safetensors", "dataset.txt", "empty.txt", "binary",
             "cut.safetensors", "flipped.safetensors", "hollow", "nowhere/model.safetensors",
             "dataset.txt/model.safetensors"]
@@ -57,7 +57,8 @@ CASES = [
       for command in MODEL_READERS for model in NO_MODEL),
     *((f"{command} with --dataset {dataset}", f"{command} --dataset {dataset}",
        dataset.split("/")[0], 1)
-      for command in ("train", "eval", "tokenize", "train-bpe") for dataset in NO_DATASET),
+      for command in ("train", "eval", "tokenize", "train-bpe", "chunks")
+      for dataset in NO_DATASET),
     *((f"char of {dataset}", f"init --force --tokenizer char --tokenizer-data {dataset}",
        dataset.split("/")[0], 1) for dataset in NO_DATASET),
     ("a dataset shorter than a window: train", "train --dataset short.txt",
@@ -150,6 +151,13 @@ CASES = [
     ("clusters of a missing text", "cluster-tokens --dataset missing", "missing", 1),
     ("the rules of nothing", "eval --task chess", "--task", 2),
     ("no losses", "loss --limit 0", "--limit", 2),
+    ("a picture that is not SVG", "loss --plot curve.png", "SVG", 2),
+    ("a drawing as JSON", "loss --plot curve.svg --json", "--plot", 2),
+    ("a drawing of nothing", "loss --plot curve.svg", "no step was trained", 1),
+    ("chunks of nothing", "chunks --chunk-size 0", "--chunk-size", 2),
+    ("chunks of a short text", "chunks --dataset short.txt", "num_tokens + 1 = 9", 1),
+    ("chunks over a file", "chunks --output dataset.txt", "--force", 1),
+    ("chunks into nowhere", "chunks --output nowhere/hard", "--output nowhere/hard", 1),
     ("an unknown command", "fly", "fly", 2),
     *((f"an unknown option of {command}", f"{command} --wings", "--wings", 2)
       for command in COMMANDS),

@@ -28,6 +28,7 @@ COMMANDS = {
     "dump-tokenizer": "dump_tokenizer",
     "insert-layer": "insert_layer",
     "init-with": "init_with",
+    "chunks": "chunks",
     "compare": "compare",
     "cluster-tokens": "cluster_tokens",
     "reset-optimizer": "reset_optimizer",

@@ -43,7 +43,7 @@ def command(model_a, model_b, limit, reverse, as_json):
                  _cell(row["norm_b"], 9, 3), _cell(row["difference"], 13, 4)]
         note = ("only in B" if name is None else "only in A" if there is None
                 else "shapes differ" if row["cosine"] is None
-                else f"{there} in B" if there != name else "")
+                else f"{'.'.join(there.split('.')[:2])} in B" if there != name else "")
         click.echo(f"{name or there:{width}}  {'  '.join(cells)}  {note}".rstrip())
     if tokens is None:
         click.echo("the widths differ: embeddings of tokens cannot be compared")
