@@ -1,6 +1,7 @@
 """Grown models compute what they computed before."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -283,7 +284,7 @@ def test_init_with_makes_a_child_that_trains_and_never_overwrites(folder):
 
 def test_compare_follows_a_layer_past_those_inserted():
     model = trained_model()
-    deeper = insert_layers(insert_layers(model, [0]), [3])
+    deeper = insert_layers(model, [2, 0])
     views(deeper.parameters, deeper.config).up_weight[2] *= -2  # what was layer 1
     for a, b, name, other in ((model, deeper, "layers.1", "layers.2"),
                               (deeper, model, "layers.2", "layers.1")):
@@ -298,7 +299,9 @@ def test_compare_follows_a_layer_past_those_inserted():
         only = [row for row in found["tensors"] if None in (row["name"], row["name_b"])]
         assert {(row["name"] or row["name_b"])[:8] for row in only} == {"layers.0", "layers.3"}
         assert found["shared"] == 2  # its init and the run
-    twice = compare(deeper, deeper)
+    deeper = insert_layers(deeper, [1, 1])
+    twice = compare(deeper, replace(deeper))
+    assert all(row["name"] == row["name_b"] for row in twice["tensors"])
     assert twice["shared"] == 4 and all(row["cosine"] for row in twice["tensors"] if row["norm_a"])
 
 

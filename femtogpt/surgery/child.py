@@ -35,10 +35,10 @@ from .inherit import inherit_vocabulary
 
 
 def init_with(parent, tokenizer=None, num_tokens=None, embedding_degree=None, num_layers=None,
-              num_heads=None, positional_encoding=None, seed=1, windows=None):
+              num_heads=None, positional_encoding=None, seed=1):
     """(the child, how many tokens it has from its parent as they were). None: as the parent.
 
-    windows: as insert_layers's. Raises FemtoError for a shape that cannot compute what its parent
+    Raises FemtoError for a shape that cannot compute what its parent
     does, with the nearest that can.
     """
     old = parent.config
@@ -47,7 +47,7 @@ def init_with(parent, tokenizer=None, num_tokens=None, embedding_degree=None, nu
     model = parent
     if config.num_layers > old.num_layers:
         more = [old.num_layers] * (config.num_layers - old.num_layers)
-        model = insert_layers(parent, more, seed, windows)
+        model = insert_layers(parent, more, seed)
     tensors, carried = views(model.parameters, model.config), old.vocab_size
     if tokenizer is None or tokenizer.to_json() == parent.tokenizer.to_json():
         tokenizer = parent.tokenizer

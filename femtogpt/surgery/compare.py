@@ -50,8 +50,7 @@ def compare(a, b):
 
 
 def _origins(model, chain, shared):
-    """Of each layer, where it comes from: the same things for two models where that is the same.
-    """
+    """Of each layer, where it comes from: things that are equal where that is the same."""
     count = model.config.num_layers
     inserted = [(number, entry["insert_layer"]["at"]) for number, entry in enumerate(chain)
                 if isinstance(entry, dict) and isinstance(entry.get("insert_layer"), dict)]
@@ -59,7 +58,8 @@ def _origins(model, chain, shared):
         layers = list(range(count - sum(len(places) for _, places in inserted)))
         for number, places in inserted:
             for place in sorted(places, reverse=True):
-                layers.insert(place, (number, place, None if number < shared else model.step))
+                # Of what only one of the two has, nothing is the same.
+                layers.insert(place, (number, len(layers), None if number < shared else id(model)))
     except (TypeError, LookupError):  # a lineage that insert-layer did not write
         return list(range(count))
     return layers if len(layers) == count else list(range(count))
