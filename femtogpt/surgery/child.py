@@ -38,8 +38,8 @@ def init_with(parent, tokenizer=None, num_tokens=None, embedding_degree=None, nu
               num_heads=None, positional_encoding=None, seed=1):
     """(the child, how many tokens it has from its parent as they were). None: as the parent.
 
-    Raises FemtoError for a shape that cannot compute what its parent
-    does, with the nearest that can.
+    Raises FemtoError for a shape that cannot compute what its parent does, with the nearest that
+    can.
     """
     old = parent.config
     config = child_config(old, num_tokens, embedding_degree, num_layers, num_heads,
