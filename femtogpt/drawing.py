@@ -1,10 +1,11 @@
-"""Line charts as SVG: a drawing that any browser shows, made of text."""
+"""Line charts made of text: as SVG, which any browser shows, and as letters for a terminal."""
 
 import math
 from html import escape
 
 COLOURS = ("#1a6faf", "#d9730d", "#2e8b57", "#9b3fa0", "#b8860b", "#555555")
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 8, 34  # pixels around the plot
+LETTERS = "*o+x"  # of lines in a terminal
 LETTER = 6.2  # pixels, about, of the labels' letters
 
 
@@ -64,6 +65,35 @@ def line_chart(lines, width=420, height=240, x_label="step", y_label="loss, nats
                      f'stroke="{COLOURS[i % len(COLOURS)]}"/><text x="{x:.0f}" y="{y}">'
                      f'{escape(name)}</text>')
     return "\n".join([*parts, "</svg>"])
+
+
+def letter_chart(lines, width=72, height=18, x_label="step"):
+    """A chart of letters, as lines of text: each of `lines` (as line_chart's, finite) has its own.
+    """
+    points = [point for _, line in lines for point in line]
+    xs, ys = zip(*points, strict=True)
+    x_low, x_span, y_low = min(xs), max(xs) - min(xs) or 1, min(ys)
+    y_span = max(ys) - y_low or 1
+    grid = [[" "] * width for _ in range(height)]
+    for letter, (_, line) in zip(LETTERS, lines, strict=False):
+        for x, y in line:
+            row = round((height - 1) * (1 - (y - y_low) / y_span))
+            grid[row][round((width - 1) * (x - x_low) / x_span)] = letter
+    labels = [f"{y_low + y_span * (1 - row / (height - 1)):8.3f} |" if row % 4 == 0
+              else " " * 9 + "|" for row in range(height)]
+    rows = [label + "".join(row).rstrip() for label, row in zip(labels, grid, strict=True)]
+    ends = f"{min(xs):<{width // 2}g}{max(xs):>{width - width // 2}g}"
+    names = ", ".join(f"{letter} {name}" for letter, (name, _) in zip(LETTERS, lines, strict=False))
+    return "\n".join([*rows, " " * 9 + "+" + "-" * width, " " * 10 + ends,
+                      f"{'':10}{x_label}; {names}"])
+
+
+def thinned(points, most=400):
+    """Points (x, y), the means of neighbours where there are more than `most`."""
+    size = -(-len(points) // most)
+    groups = [points[i : i + size] for i in range(0, len(points), max(1, size))]
+    return [tuple(sum(values) / len(group) for values in zip(*group, strict=True))
+            for group in groups]
 
 
 def ticks(low, high, wanted=5):

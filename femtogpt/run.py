@@ -153,12 +153,32 @@ def newest_run(model):
 
 
 def earlier_runs(model):
-    """The model's Runs, oldest first, as far as its lineage tells."""
+    """The model's Runs, oldest first, as far as its lineage tells and its tokens are the same."""
     found = []
     for entry in [*model.lineage, {"run": model.run}]:
-        with contextlib.suppress(FemtoError, AttributeError):
+        with contextlib.suppress(FemtoError, AttributeError, TypeError):
+            if "init_with" in entry and "tokenizer" in entry["init_with"]["changes"]:
+                found.clear()  # what they held back was counted in other tokens
             found.append(Run.from_json(entry.get("run")))
     return found
+
+
+def chronicle(model):
+    """What was done to the model, oldest first: its lineage and its newest run, as entries.
+
+    A run goes to the lineage when the next begins; here it stands where it began itself, before
+    what was done while or after it ran.
+    """
+    found, generation, step = [], 0, -1
+    for entry in [*model.lineage, *([{"run": model.run}] if model.run else [])]:
+        what, values = next(iter(entry.items())) if isinstance(entry, dict) and entry else ("", {})
+        if what == "init_with":  # a child counts from 0 again
+            generation, step = generation + 1, -1
+        elif isinstance(values, dict):
+            at = values.get("first_step", values.get("from_step", values.get("step", step)))
+            step = at if isinstance(at, int) else step
+        found.append((generation, step, entry))
+    return [entry for _, _, entry in sorted(found, key=lambda item: item[:2])]
 
 
 def comparable_from(model, run):

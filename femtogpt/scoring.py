@@ -54,26 +54,26 @@ class Share(NamedTuple):
         return {"share": self.share, "of": self.of, "interval": list(self.interval)}
 
 
+def check_length(tokens, num_tokens):
+    """Raises FemtoError where tokens are fewer than one window and its last target."""
+    if len(tokens) < num_tokens + 1:
+        raise FemtoError(f"the dataset has {len(tokens)} tokens, but a window needs num_tokens + 1 "
+                         f"= {num_tokens + 1}: use more text")
+
+
 def evaluate(model, tokens, threads=None):
     """loss (nats a token, the mean over all positions of consecutive windows of num_tokens),
     interval (low, high; the loss with a confidence of 95%, from how neighbouring windows
     differ), perplexity, bits_per_byte, tokens (how many were predicted), as a dict."""
     T = model.config.num_tokens
-    if len(tokens) < T + 1:
-        raise FemtoError(f"the dataset has {len(tokens)} tokens, but a window needs num_tokens + 1 "
-                         f"= {T + 1}: use more text")
-    starts = range(0, len(tokens) - T, T)
-    size = min(WINDOWS_AT_ONCE, -(-len(starts) // GROUPS))
-    groups = [starts[i : i + size] for i in range(0, len(starts), size)]
-    with Engine(model.config, 64, threads) as engine:
-        losses = [engine.mean_loss(model.parameters, windows(tokens, group, T))
-                  for group in groups]
-    weights = np.array([len(group) for group in groups]) / len(starts)
+    count = (len(tokens) - 1) // T
+    groups, losses = _losses(model, tokens, min(WINDOWS_AT_ONCE, -(-count // GROUPS)), threads)
+    weights = np.array([len(group) for group in groups]) / count
     loss = float(weights @ losses)
     # Neighbours are alike, so the unit is a group of them, not a token.
-    error = math.sqrt(float(weights**2 @ (np.array(losses) - loss) ** 2)
+    error = math.sqrt(float(weights**2 @ (losses - loss) ** 2)
                       * len(groups) / max(1, len(groups) - 1))
-    predicted = tokens[1 : len(starts) * T + 1]
+    predicted = tokens[1 : count * T + 1]
     bits = loss / math.log(2) * len(predicted)
     counts = count_tokens(predicted, model.config.vocab_size)
     return {
@@ -83,6 +83,36 @@ def evaluate(model, tokens, threads=None):
         "bits_per_byte": bits / count_bytes(model.tokenizer, counts),
         "tokens": len(predicted),
     }
+
+
+def _losses(model, tokens, size, threads):
+    """Of consecutive windows, in groups of up to `size`: their starts, and (groups,) mean losses.
+    """
+    T = model.config.num_tokens
+    check_length(tokens, T)
+    starts = range(0, len(tokens) - T, T)
+    groups = [starts[i : i + size] for i in range(0, len(starts), max(1, size))]
+    with Engine(model.config, 64, threads) as engine:
+        return groups, np.array([engine.mean_loss(model.parameters, windows(tokens, group, T))
+                                 for group in groups])
+
+
+def chunks(model, tokens, chunk_size, threads=None):
+    """Which parts of a text are easy and hard: of each chunk, in the text's order, begin and end
+    (the tokens predicted are tokens[begin:end]), byte (where that begins in the text), loss (nats
+    a token) and bits_per_byte, as dicts. A chunk is chunk_size tokens, rounded up to windows."""
+    T = model.config.num_tokens
+    groups, losses = _losses(model, tokens, -(-chunk_size // T), threads)
+    lengths = np.array([len(model.tokenizer.piece(i)) for i in range(model.config.vocab_size)])
+    found, byte = [], int(lengths[tokens[0]])
+    for group, loss in zip(groups, losses.tolist(), strict=True):
+        begin, end = group[0] + 1, group[-1] + T + 1
+        size = int(lengths[tokens[begin:end]].sum())
+        bits = loss / math.log(2) * (end - begin) / max(1, size)
+        found.append({"begin": begin, "end": end, "byte": byte, "loss": loss,
+                      "bits_per_byte": bits})
+        byte += size
+    return found
 
 
 def sample_text(model, prompt, count, seed, temperature=0.5):

@@ -149,6 +149,12 @@ def test_nothing_unpickles_or_runs_text(path):
             assert node.value.value is False
 
 
+def test_every_folder_is_installed():
+    listed = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    for path in FILES:
+        assert f'"{".".join(module_of(path.parent / "__init__.py"))}"' in listed
+
+
 def test_every_command_has_its_file_and_every_file_its_command():
     shared = {"__init__", "options", "progress", "signals"}
     commands = {path.stem for path in (PACKAGE / "cli").glob("*.py")} - shared

@@ -45,7 +45,7 @@ def state(folder):
 
 
 MODEL_READERS = ["train", "generate", "eval", "info", "loss", "tokenize", "dump-tokenizer",
-                 "reset-optimizer"]
+                 "reset-optimizer", "cluster-tokens", "chunks"]
 NO_MODEL = ["missing.safetensors", "newer.safetensors", "dataset.txt", "empty.txt", "binary",
             "cut.safetensors", "flipped.safetensors", "hollow", "nowhere/model.safetensors",
             "dataset.txt/model.safetensors"]
@@ -57,7 +57,8 @@ CASES = [
       for command in MODEL_READERS for model in NO_MODEL),
     *((f"{command} with --dataset {dataset}", f"{command} --dataset {dataset}",
        dataset.split("/")[0], 1)
-      for command in ("train", "eval", "tokenize", "train-bpe") for dataset in NO_DATASET),
+      for command in ("train", "eval", "tokenize", "train-bpe", "chunks")
+      for dataset in NO_DATASET),
     *((f"char of {dataset}", f"init --force --tokenizer char --tokenizer-data {dataset}",
        dataset.split("/")[0], 1) for dataset in NO_DATASET),
     ("a dataset shorter than a window: train", "train --dataset short.txt",
@@ -126,13 +127,43 @@ CASES = [
      "nothing.json", 1),
     ("tokenize by no tokenizer", "tokenize --tokenizer-data missing.json", "missing.json", 1),
     ("dump over a file", "dump-tokenizer --tokenizer-data dataset.txt", "dataset.txt", 1),
+    *((f"{command} from {model}", f"{command} {model}", model.split("/")[0], 1)
+      for command in ("insert-layer --output new --insert-at 0 --input", "init-with --parent")
+      for model in NO_MODEL),
+    ("insert-layer over a model", "insert-layer --output model.safetensors --insert-at 0",
+     "--force", 1),
+    ("insert-layer to no file", "insert-layer --insert-at 0", "--output", 2),
+    ("insert-layer at no place", "insert-layer --output new", "--insert-at", 2),
+    ("insert-layer before the first", "insert-layer --output new --insert-at -1", "--insert-at", 2),
+    ("insert-layer behind the last", "insert-layer --output new --insert-at 3", "--insert-at 3", 1),
+    ("insert-layer into nowhere", "insert-layer --output nowhere/new --insert-at 0", "nowhere", 1),
+    ("insert-layer by a missing text", "insert-layer --output new --insert-at 0 --dataset missing",
+     "missing", 1),
+    ("insert-layer by a short text", "insert-layer --output new --insert-at 0 --dataset short.txt",
+     "num_tokens + 1 = 9", 1),
+    ("init-with over a model", "init-with --child model.safetensors --num-layers 3", "--force", 1),
+    ("init-with of a smaller width", "init-with --embedding-degree 8", "--embedding-degree 8", 1),
+    ("init-with of no tokenizer", "init-with --tokenizer bpe", "tokenizer.json", 1),
+    ("init-with into nowhere", "init-with --child nowhere/new --num-layers 3", "nowhere", 1),
+    *((f"compare with {model}", f"compare model.safetensors {model}", model.split("/")[0], 1)
+      for model in NO_MODEL),
+    ("compare with nothing", "compare model.safetensors", "B", 2),
+    ("clusters of a missing text", "cluster-tokens --dataset missing", "missing", 1),
     ("the rules of nothing", "eval --task chess", "--task", 2),
     ("no losses", "loss --limit 0", "--limit", 2),
+    ("a picture that is not SVG", "loss --plot curve.png", "SVG", 2),
+    ("a drawing as JSON", "loss --plot curve.svg --json", "--plot", 2),
+    ("a drawing of nothing", "loss --plot curve.svg", "no step was trained", 1),
+    ("chunks of nothing", "chunks --chunk-size 0", "--chunk-size", 2),
+    ("chunks of a short text", "chunks --dataset short.txt", "num_tokens + 1 = 9", 1),
+    ("chunks over a file", "chunks --output dataset.txt", "--force", 1),
+    ("chunks into nowhere", "chunks --output nowhere/hard", "--output nowhere/hard", 1),
     ("an unknown command", "fly", "fly", 2),
     *((f"an unknown option of {command}", f"{command} --wings", "--wings", 2)
       for command in COMMANDS),
     *((f"an argument too many for {command}", f"{command} one two", "one", 2)
-      for command in COMMANDS if command not in ("generate", "infer")),
+      for command in COMMANDS if command not in ("generate", "infer", "compare")),
+    ("an argument too many for compare", "compare one two three", "three", 2),
     *((f"{option} without its value", f"{command} {option}", option, 2)
       for command, option in (("train", "--steps"), ("init", "--model"), ("generate", "--prompt"))),
 ]

@@ -27,6 +27,11 @@ COMMANDS = {
     "tokenize": "tokenize",
     "count-tokens": "count_tokens",
     "dump-tokenizer": "dump_tokenizer",
+    "insert-layer": "insert_layer",
+    "init-with": "init_with",
+    "chunks": "chunks",
+    "compare": "compare",
+    "cluster-tokens": "cluster_tokens",
     "reset-optimizer": "reset_optimizer",
     "experiment": "experiment",
 }

@@ -4,12 +4,11 @@ import click
 
 from .options import (
     dataset_option,
+    encoded,
     json_option,
-    long_reading,
     model_option,
     print_json,
     printable,
-    say,
     tokenizer_of,
 )
 
@@ -31,12 +30,11 @@ def command(model, tokenizer_data, datasets, limit, reverse, as_json):
     """
     import numpy as np
 
-    from ..data import count_bytes, count_tokens, encode_texts, find_texts
+    from ..data import count_bytes, count_tokens
 
     tokenizer = tokenizer_of(model, tokenizer_data)
-    with long_reading("tokenizing") as progress:
-        tokens = encode_texts(tokenizer, find_texts(datasets), progress=progress, warn=say)
-        counts = count_tokens(tokens, tokenizer.vocab_size)
+    tokens = encoded(tokenizer, datasets)
+    counts = count_tokens(tokens, tokenizer.vocab_size)
     total, num_bytes = int(counts.sum()), count_bytes(tokenizer, counts)
     order = np.argsort(counts if reverse else -counts, kind="stable")[:limit].tolist()
     listed = [{"id": id, "piece": printable(tokenizer.piece(id)), "count": int(counts[id])}

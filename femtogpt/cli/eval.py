@@ -4,12 +4,11 @@ import click
 
 from .options import (
     dataset_option,
+    encoded,
     json_option,
     load_model,
-    long_reading,
     model_option,
     print_json,
-    say,
     say_if_compiling,
     threads_option,
 )
@@ -38,14 +37,11 @@ def command(model, datasets, task, seed, threads, as_json):
       femtogpt eval --dataset held-out.txt
       femtogpt eval --task actions --json
     """
-    from ..data import encode_texts, find_texts, read_texts
+    from ..data import read_texts
     from ..scoring import evaluate, score
 
     loaded = load_model(model)
-    texts = find_texts(datasets)
-    say_if_compiling(loaded.tokenizer)
-    with long_reading("tokenizing") as progress:
-        tokens = encode_texts(loaded.tokenizer, texts, progress=progress, warn=say)
+    tokens = encoded(loaded.tokenizer, datasets)
     say_if_compiling()
     result = evaluate(loaded, tokens, threads)
     # A task's own rules need its whole text, which is small.

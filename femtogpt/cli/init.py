@@ -1,11 +1,9 @@
 """femtogpt init"""
 
-from pathlib import Path
-
 import click
 
 from ..errors import FemtoError
-from .options import case_option, model_option, require_absent, reserve_option
+from .options import case_option, make_tokenizer, model_option, require_absent, reserve_option
 
 SIZES = ("num_tokens", "embedding_degree", "num_layers", "num_heads")
 
@@ -50,7 +48,7 @@ def command(context, model, kind, interactive, force, **options):
     from ..model import initial_parameters
     from ..tensors import count_parameters
 
-    tokenizer = _tokenizer(kind, options["tokenizer_data"], options["reserve_tokens"],
+    tokenizer = make_tokenizer(kind, options["tokenizer_data"], options["reserve_tokens"],
                            options["case_sensitive"])
     try:
         config = GPTConfig(tokenizer.vocab_size, *(options[name] for name in SIZES),
@@ -67,36 +65,6 @@ def command(context, model, kind, interactive, force, **options):
             config, tokenizer, parameters, lineage=[{"init": {"seed": options["seed"]}}]), model)
     click.echo(f"{model}: {count:,} parameters ({tokenizer.name}, vocabulary {config.vocab_size}, "
                f"recipe {config.recipe}, {config.positional_encoding})")
-
-
-def _tokenizer(kind, data, reserve_tokens, case_sensitive):
-    from ..data import read_texts
-    from ..tokenizer import (
-        AsciiTokenizer,
-        ByteTokenizer,
-        LowercaseTokenizer,
-        ReservedTokenizer,
-        load_tokenizer,
-        train_char,
-    )
-    from ..tokenizer.split import lower
-
-    if kind == "char":
-        text = b"\n".join(read_texts([data or "dataset.txt"], "--tokenizer-data"))
-        if not case_sensitive:
-            text = lower(text.decode("utf-8", "surrogateescape"))
-        tokenizer = train_char(text)
-    elif kind == "bpe":
-        path = data or "tokenizer.json"
-        if not Path(path).exists():
-            raise FemtoError(f"{path} does not exist: make it with `femtogpt train-bpe`, or name "
-                             "a tokenizer with --tokenizer-data")
-        tokenizer = load_tokenizer(path)
-    else:
-        tokenizer = ByteTokenizer() if kind == "byte" else AsciiTokenizer()
-    if not case_sensitive:
-        tokenizer = LowercaseTokenizer(tokenizer)
-    return ReservedTokenizer(tokenizer, reserve_tokens) if reserve_tokens else tokenizer
 
 
 def _ask(context, model, kind, options):

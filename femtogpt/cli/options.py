@@ -66,6 +66,39 @@ def tokenizer_of(model, tokenizer_data):
     return tokenizer
 
 
+def make_tokenizer(kind, data, reserve_tokens=0, case_sensitive=True):
+    """What --tokenizer and --tokenizer-data ask for. Raises FemtoError, which names the file."""
+    from pathlib import Path
+
+    from ..data import read_texts
+    from ..tokenizer import (
+        AsciiTokenizer,
+        ByteTokenizer,
+        LowercaseTokenizer,
+        ReservedTokenizer,
+        load_tokenizer,
+        train_char,
+    )
+    from ..tokenizer.split import lower
+
+    if kind == "char":
+        text = b"\n".join(read_texts([data or "dataset.txt"], "--tokenizer-data"))
+        if not case_sensitive:
+            text = lower(text.decode("utf-8", "surrogateescape"))
+        tokenizer = train_char(text)
+    elif kind == "bpe":
+        path = data or "tokenizer.json"
+        if not Path(path).exists():
+            raise FemtoError(f"{path} does not exist: make it with `femtogpt train-bpe`, or name "
+                             "a tokenizer with --tokenizer-data")
+        tokenizer = load_tokenizer(path)
+    else:
+        tokenizer = ByteTokenizer() if kind == "byte" else AsciiTokenizer()
+    if not case_sensitive:
+        tokenizer = LowercaseTokenizer(tokenizer)
+    return ReservedTokenizer(tokenizer, reserve_tokens) if reserve_tokens else tokenizer
+
+
 @contextmanager
 def long_work(what, unit, scale=1):
     """Yields a callback(done, total) that shows, on standard error, what takes long.
@@ -92,6 +125,16 @@ def long_work(what, unit, scale=1):
 def long_reading(what):
     """long_work that counts bytes."""
     return long_work(what, "MB", 1_000_000)
+
+
+def encoded(tokenizer, datasets):
+    """The tokens of --dataset, with word of what takes long."""
+    from ..data import encode_texts, find_texts
+
+    texts = find_texts(datasets)
+    say_if_compiling(tokenizer)
+    with long_reading("tokenizing") as progress:
+        return encode_texts(tokenizer, texts, progress=progress, warn=say)
 
 
 def require_absent(path, force, what):
