@@ -27,6 +27,8 @@ COMMANDS = {
     "count-tokens": "count_tokens",
     "dump-tokenizer": "dump_tokenizer",
     "reset-optimizer": "reset_optimizer",
+    "import": "import_",
+    "export": "export",
     "experiment": "experiment",
 }
 HIDDEN = {"infer"}  # femtoGPT's name for generate
