@@ -179,6 +179,16 @@ def test_the_real_file_comes_back_to_the_byte(tmp_path):
     assert notes == []
 
 
+def test_a_log_too_long_to_be_kept_leaves_its_losses(tmp_path, monkeypatch):
+    data = small_file(losses=[2.5] * 9).data
+    monkeypatch.setattr(femto.reading, "MOST_KEPT", 500)
+    (tmp_path / "model.dat").write_bytes(data)
+    model, (note,) = femto.read(tmp_path / "model.dat")
+    assert "too long" in note and "log" not in model.lineage[0]["import"]
+    femto.write(model, tmp_path / "back.dat")
+    assert femto.read(tmp_path / "back.dat")[0].history.losses == [2.5] * 9
+
+
 def assert_equal(found, model):
     assert found.config == model.config
     np.testing.assert_array_equal(found.parameters, model.parameters)
