@@ -51,7 +51,7 @@ def replace(path, parts, keep_previous=True):
             with contextlib.suppress(OSError, TypeError):
                 os.unlink(stray)
         raise FemtoError(f"cannot write {path}: {error.strerror}. The file that was there is "
-                         "untouched; make room or choose another place with --model") from None
+                         "untouched; make room or choose another place") from None
 
 
 def _copy_mode(path, file):

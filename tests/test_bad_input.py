@@ -45,7 +45,7 @@ def state(folder):
 
 
 MODEL_READERS = ["train", "generate", "eval", "info", "loss", "tokenize", "dump-tokenizer",
-                 "reset-optimizer", "cluster-tokens", "chunks"]
+                 "reset-optimizer", "cluster-tokens", "chunks", "export --format femto out"]
 NO_MODEL = ["missing.safetensors", "newer.safetensors", "dataset.txt", "empty.txt", "binary",
             "cut.safetensors", "flipped.safetensors", "hollow", "nowhere/model.safetensors",
             "dataset.txt/model.safetensors"]
@@ -162,8 +162,16 @@ CASES = [
     *((f"an unknown option of {command}", f"{command} --wings", "--wings", 2)
       for command in COMMANDS),
     *((f"an argument too many for {command}", f"{command} one two", "one", 2)
-      for command in COMMANDS if command not in ("generate", "infer", "compare")),
+      for command in COMMANDS
+      if command not in ("generate", "infer", "compare", "import", "export")),
     ("an argument too many for compare", "compare one two three", "three", 2),
+    ("no format", "export out", "--format", 2),
+    ("an unknown format", "import --format docx dataset.txt", "--format", 2),
+    ("a file too many", "import --format femto dataset.txt two", "two", 2),
+    ("a text as a femtoGPT file", "import --format femto dataset.txt --force", "dataset.txt", 1),
+    ("import over a model", "import --format femto dataset.txt", "model.safetensors", 1),
+    ("export over a file", "export --format femto dataset.txt", "dataset.txt", 1),
+    ("a standard model to femtoGPT", "export --format femto out", "recipe standard", 1),
     *((f"{option} without its value", f"{command} {option}", option, 2)
       for command, option in (("train", "--steps"), ("init", "--model"), ("generate", "--prompt"))),
 ]
@@ -220,5 +228,5 @@ def test_a_prompt_as_long_as_the_window_is_not_too_long(folder):
 
 def test_nothing_is_written_where_a_model_is_missing(folder):
     for command in MODEL_READERS:
-        CliRunner().invoke(main, [command, "--model=hollow/model"])
+        CliRunner().invoke(main, [*command.split(), "--model=hollow/model"])
     assert os.listdir("hollow") == []

@@ -33,6 +33,8 @@ COMMANDS = {
     "compare": "compare",
     "cluster-tokens": "cluster_tokens",
     "reset-optimizer": "reset_optimizer",
+    "import": "import_",
+    "export": "export",
     "experiment": "experiment",
 }
 HIDDEN = {"infer"}  # femtoGPT's name for generate

@@ -19,6 +19,10 @@ dataset_option = click.option(
     "--dataset", "datasets", multiple=True, default=("dataset.txt",), show_default="dataset.txt",
     help="A text file, or a folder of them; may be given several times.",
 )
+format_option = click.option(
+    "--format", "file_format", type=click.Choice(["femto"]), required=True,
+    help="The other program.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 threads_option = click.option(
     "--threads", type=click.IntRange(1, 1024), help="[default: all processors]"
