@@ -468,7 +468,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(
         else:
             patch.setattr(os, call, full_disk)
         text = message(checkpoint.save, model, path)
-    assert str(path) in text and os.strerror(errno.ENOSPC) in text and "choose another place" in text
+    assert str(path) in text and os.strerror(errno.ENOSPC) in text and "another place" in text
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
