@@ -27,6 +27,8 @@ CHANGES = {
     "batch 16, twice the steps": lambda steps: {"batch_size": 16, "steps": 2 * steps},
     "batch 64, half the steps": lambda steps: {"batch_size": 64, "steps": steps // 2},
     "dropout 0.1": lambda steps: {"dropout": 0.1},
+    "nothing held back": lambda steps: {"val_fraction": 0.0},
+    **{f"{n} steps": lambda steps, n=n: {"steps": n} for n in (160, 200, 250, 300)},
 }
 FIRST = ("right", "val_loss", "bits_per_byte")  # what to show of an entry that has one of these
 

@@ -31,6 +31,7 @@ from .sampler import generate_together, prompt_ids
 from .scoring import evaluate
 from .session import prepare
 from .tensors import named
+from .tokenizer import ByteTokenizer
 from .trainer import Record, Trainer
 
 __all__ = ["GPT", "FemtoError", "Record", "load", "new", "tokenizer", "train"]
@@ -167,14 +168,10 @@ def new(tokenizer: Any = None, *, seed: int = 1, **shape: Any) -> GPT:
     num_tokens, embedding_degree, num_layers, num_heads, recipe, positional_encoding. Raises
     FemtoError for a shape that cannot be.
     """
-    tokens = tokenizer if tokenizer is not None else _byte_tokenizer()
+    tokens = tokenizer if tokenizer is not None else ByteTokenizer()
     config = GPTConfig(tokens.vocab_size, **shape)
     return GPT(checkpoint.Model(config, tokens, initial_parameters(config, seed),
                                 lineage=[{"init": {"seed": seed}}]))
-
-
-def _byte_tokenizer():
-    return tokenizer.ByteTokenizer()
 
 
 def load(path: str | PathLike) -> GPT:

@@ -254,6 +254,14 @@ def _epoch_order(seed, epoch, stretches):
     return order
 
 
+def spread_windows(tokens, num_tokens, count):
+    """Up to `count` windows, (n, T + 1) int64, evenly from all over tokens; no more than fit
+    beside each other, but one at least."""
+    count = max(1, min(count, (len(tokens) - 1) // num_tokens))
+    starts = np.linspace(0, len(tokens) - num_tokens - 1, count).astype(np.int64)
+    return windows(tokens, starts, num_tokens)
+
+
 def windows(tokens, starts, num_tokens):
     """The windows (len(starts), T + 1), int64, of an array or Stretches that begin at starts."""
     return tokens[np.asarray(starts)[:, None] + np.arange(num_tokens + 1)].astype(np.int64)

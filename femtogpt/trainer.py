@@ -11,7 +11,7 @@ import numpy as np
 from . import checkpoint
 from .checkpoint import History
 from .curve import Curve
-from .data import count_tokens, draw_batch, unigram_entropy, windows
+from .data import count_tokens, draw_batch, spread_windows, unigram_entropy
 from .divergence import Diverged, first_bad_place
 from .optimizer import DECAY, fresh_state, learning_rate, update
 from .parallel import Engine
@@ -70,11 +70,9 @@ class Trainer:
             lambda: unigram_entropy(count_tokens(training, model.config.vocab_size)))
         self._start_from_here()
         self._rollbacks, self._notes = 0, []
-        T = model.config.num_tokens
         if len(validation):
-            count = min(VALIDATION_WINDOWS, (len(validation) - 1) // T)
-            starts = np.linspace(0, len(validation) - T - 1, count).astype(np.int64)
-            self._validation_windows = windows(validation, starts, T)
+            self._validation_windows = spread_windows(validation, model.config.num_tokens,
+                                                      VALIDATION_WINDOWS)
 
     def _start_from_here(self):
         """Everything that follows from the model's history."""

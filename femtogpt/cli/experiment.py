@@ -108,6 +108,7 @@ def run(numbers, everything, seeds, folder, texts, rust, threads):
     from ..experiment.pages import load_results, one_line
 
     chosen = list(entries().values()) if everything else find(numbers)
+    which = "--all" if everything else " ".join(map(str, numbers))
     for seed in range(1, seeds + 1):
         for entry in chosen:
             attempt = Attempt(entry, seed, folder, texts=texts, rust=rust, threads=threads)
@@ -117,7 +118,7 @@ def run(numbers, everything, seeds, folder, texts, rust, threads):
                 _finish(rival, f"{entry.name}'s rival, {rival.entry.name}", lock)
             results = load_results(folder)
             click.echo(one_line(entry, attempt.result, results))
-            _write_pages(folder, results, sys.argv[2:])
+            _write_pages(folder, results, f"{which} --seeds {seeds}")
 
 
 def _finish(attempt, name, lock):
@@ -146,11 +147,11 @@ def _finish(attempt, name, lock):
         sys.exit(128 + stop.signal)
 
 
-def _write_pages(folder, results, arguments):
+def _write_pages(folder, results, what):
     from ..durable import replace
     from ..experiment.pages import html, markdown
 
-    made_by = "femtogpt experiment " + " ".join(arguments)
+    made_by = f"femtogpt experiment run {what}"
     path = str(Path(folder))
     replace(f"{path}.md", [("# Experiments\n\n" + markdown(results, made_by)).encode()],
             keep_previous=False)

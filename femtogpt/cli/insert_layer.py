@@ -57,15 +57,12 @@ def command(source, output, places, datasets, seed, force):
 
 def _windows(model, datasets):
     """Up to 64 windows, evenly from the whole text."""
-    import numpy as np
-
-    from ..data import windows
+    from ..data import spread_windows
     from ..scoring import check_length
 
-    tokens, T = encoded(model.tokenizer, datasets), model.config.num_tokens
-    check_length(tokens, T)
-    places = len(tokens) - T
-    return windows(tokens, np.linspace(0, places - 1, min(64, places)).astype(int), T)
+    tokens = encoded(model.tokenizer, datasets)
+    check_length(tokens, model.config.num_tokens)
+    return spread_windows(tokens, model.config.num_tokens, 64)
 
 
 def _loss(model, windows):

@@ -8,11 +8,12 @@ import math
 
 import numpy as np
 
+from ..data import spread_windows
 from ..divergence import first_bad_place
 from ..errors import FemtoError
 from ..run import Run, defaults, earlier_runs
 from .blocks import block_findings, look_at_blocks
-from .context import WINDOWS, context_findings, look_at_context, spread_out
+from .context import WINDOWS, context_findings, look_at_context
 from .finding import Finding
 from .learning import learning_findings, look_at_history, look_at_rates
 from .text import look_at_text, text_findings
@@ -44,7 +45,7 @@ def diagnose(model, tokens, threads=None, progress=None):
     text = look_at_text(model.tokenizer, tokens, config)
     context = look_at_context(model, tokens)
     if not math.isfinite(context["loss"]):
-        windows = spread_out(tokens, config.num_tokens, WINDOWS)
+        windows = spread_windows(tokens, config.num_tokens, WINDOWS)
         place = first_bad_place(config, model.parameters, windows, 0.0,
                                 np.zeros(len(windows), np.uint64))
         raise FemtoError(f"the model's loss is not finite: NaN or infinity is first in {place}; "

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from ..data import spread_windows
 from ..inspection import attention_weights
 from ..model import allocate_activations, constants, loss_and_gradients
 from ..tensors import views
-from .context import spread_out
 from .finding import Finding
 
 WINDOWS = 16
@@ -26,7 +26,7 @@ def look_at_blocks(model, tokens):
     k, p = constants(config), views(model.parameters, config)
     gradient = np.zeros_like(model.parameters)
     g, a, key = views(gradient, config), allocate_activations(config, 1), np.zeros(1, np.uint64)
-    looked_at = spread_out(tokens, T, WINDOWS)
+    looked_at = spread_windows(tokens, T, WINDOWS)
     layers = np.zeros((L, 4 + 2 * NH))
     signal = np.zeros(2)
     for window in looked_at:

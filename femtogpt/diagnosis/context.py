@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ..data import windows
+from ..data import spread_windows
 from ..model import allocate_activations, constants, loss_and_gradients
 from ..tensors import views
 from .finding import Finding
@@ -13,13 +13,6 @@ WINDOWS = 128
 # Shuffling must cost at least this share of what one more token tells by counting alone. A loss
 # further than that above guessing by frequency has not learnt even that: no matter of context.
 LEAST_USE = 0.1
-
-
-def spread_out(tokens, num_tokens, count):
-    """Up to `count` windows, (n, T + 1) int64, evenly from all over tokens."""
-    count = min(count, max(1, (len(tokens) - 1) // num_tokens))
-    return windows(tokens, np.linspace(0, len(tokens) - num_tokens - 1, count).astype(np.int64),
-                   num_tokens)
 
 
 def look_at_context(model, tokens, seed=1):
@@ -33,7 +26,7 @@ def look_at_context(model, tokens, seed=1):
     T, k, p = config.num_tokens, constants(config), views(model.parameters, config)
     a, key = allocate_activations(config, 1), np.zeros(1, np.uint64)
     rows = []
-    for window in spread_out(tokens, T, WINDOWS):
+    for window in spread_windows(tokens, T, WINDOWS):
         inputs, targets = window[:-1], window[1:]
         earlier = np.append(rng.permutation(inputs[:-1]), inputs[-1])
         row = []

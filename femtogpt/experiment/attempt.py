@@ -9,6 +9,7 @@ from .. import checkpoint, durable
 from ..config import GPTConfig
 from ..curve import Curve
 from ..data import find_texts
+from ..drawing import thinned
 from ..errors import FemtoError
 from ..machine import available_processors, give_back_memory, processor_name, resident_mb
 from ..model import initial_parameters
@@ -141,7 +142,7 @@ class Attempt:
                     self.threads),
             "notes": [f"step {step}: {note}" for step, line in sorted(lines.items())
                       for note in line.get("notes", ())],
-            "curve": _thinned(model.history.losses),
+            "curve": thinned(list(enumerate(model.history.losses, 1)), CURVE_POINTS),
             "validation": model.history.validation,
         }
         durable.replace(self._result, [json.dumps(result, indent=1).encode()],
@@ -158,10 +159,3 @@ class Attempt:
                 return Attempt(entry, self.seed, self.folder / "rival", texts=texts, rust=rust,
                                threads=self.threads, seconds=60 * self.result["minutes"])
         return None
-
-
-def _thinned(losses):
-    """[(step, mean loss since the point before)], at most CURVE_POINTS of them."""
-    size = max(1, -(-len(losses) // CURVE_POINTS))
-    return [(min(i + size, len(losses)), round(sum(part) / len(part), 4))
-            for i in range(0, len(losses), size) if (part := losses[i : i + size])]

@@ -38,11 +38,12 @@ def insert_layers(model, places, seed=1, windows=None):
     new = sorted(set(range(config.num_layers)) - set(kept))
     parameters = initial_parameters(config, seed)
     p = views(parameters, config)
+    gain = 1
+    if old.recipe == "femto":
+        windows = random_windows(old, seed) if windows is None else windows
+        gain = _spread(model, windows)[sorted(places), None]
     for tensor in (p.attention_norm_gain, p.mlp_norm_gain):
-        tensor[new] = 1
-        if old.recipe == "femto":
-            windows = random_windows(old, seed) if windows is None else windows
-            tensor[new] = _spread(model, windows)[sorted(places), None]
+        tensor[new] = gain
     for tensor in (p.projection_weight, p.down_weight):
         tensor[new] = 0
     _copy_layers(parameters, model.parameters, config, old, kept)
