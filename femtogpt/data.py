@@ -15,6 +15,7 @@ from .tokenizer.protocol import Unspellable
 
 BLOCK = 1 << 20  # bytes of text, or tokens, at a time
 IN_MEMORY = 4 << 20  # bytes of text whose tokens are not worth a file
+LINE_STARTS = 0.5  # the share of windows that begin with a line (0 and 1: docs/recipe.md)
 
 
 class Text(NamedTuple):
@@ -219,14 +220,18 @@ def split(tokens, begin, end, num_tokens):
     return training, validation
 
 
-def draw_batch(tokens, num_tokens, batch_size, seed, step):
+def draw_batch(tokens, num_tokens, batch_size, seed, step, newline=None):
     """The batch of a step: windows (B, T + 1) int64, and dropout keys (B,) uint64.
 
     The text is cut in stretches of about T tokens; in each epoch a window begins once in
     every stretch, anywhere there, in a random order. (Windows that begin anywhere, with
     replacement, leave a third of the text unseen in an epoch's time: on Shakespeare, in
-    one epoch, that cost 0.01 to 0.03 nats.) Everything follows from seed and step alone
-    (Philox, a counter-based generator), so a resumed run needs no more state.
+    one epoch, that cost 0.01 to 0.03 nats.) Half of the windows, by lot, go back to the newline
+    before them, if there is one within T tokens: what a model is asked begins with a line, and of
+    windows that begin anywhere few do (docs/recipe.md). newline: its id, None: there is none.
+
+    Everything follows from seed and step alone (Philox, a counter-based generator), so a
+    resumed run needs no more state.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, step]))
     places = len(tokens) - num_tokens  # where a window may begin
@@ -237,8 +242,19 @@ def draw_batch(tokens, num_tokens, batch_size, seed, step):
         order[epoch == e] = _epoch_order(seed, e, stretches)[turn[epoch == e]]
     starts = ((order + rng.random(batch_size)) * (places / stretches)).astype(np.int64)
     starts = np.minimum(starts, places - 1)  # should a product round up
+    if newline is not None:
+        by_lot = rng.random(batch_size) < LINE_STARTS
+        starts[by_lot] = _line_starts(tokens, starts[by_lot], num_tokens, newline)
     keys = rng.integers(0, 2**32, batch_size, dtype=np.uint64)
     return windows(tokens, starts, num_tokens), keys
+
+
+def _line_starts(tokens, starts, num_tokens, newline):
+    """The last newline at or up to T tokens before each of starts; where there is none, itself."""
+    places = np.maximum(starts[:, None] - np.arange(num_tokens + 1), 0)
+    is_newline = tokens[places] == newline
+    nearest = places[np.arange(len(starts)), is_newline.argmax(1)]
+    return np.where(is_newline.any(1), nearest, starts)
 
 
 @lru_cache(maxsize=2)  # a batch may end one epoch and begin the next

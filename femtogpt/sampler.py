@@ -7,6 +7,7 @@ import numpy as np
 from .decoder import Decoder
 from .errors import FemtoError
 from .layers.sampling import pick, weigh
+from .tokenizer.protocol import newline_id
 
 BLOCK = 256  # random numbers drawn at once
 AT_ONCE = 8  # tokens a compiled call: it then costs little beside them, and text still streams
@@ -48,21 +49,21 @@ def cut(weights, top_k, top_p):
 
 
 def prompt_ids(tokenizer, num_tokens, prompt):
-    """A prompt's ids, after those of a newline where the vocabulary can spell one: a bare prompt
-    could as well stand in mid-line. prompt: text, or None for a newline alone. Raises FemtoError
+    """A prompt's ids, after that of a newline where the vocabulary has one: a bare prompt could as
+    well stand in mid-line. prompt: text, or None for a newline alone. Raises FemtoError
     where it is longer than num_tokens, or nothing can be begun with."""
     ids = tokenizer.encode(prompt).tolist() if prompt else []
     if len(ids) > num_tokens:
         raise FemtoError(f"the prompt is {len(ids)} tokens, the model sees {num_tokens} at once: "
                          "shorten it")
     if len(ids) < num_tokens and not (prompt or "").startswith("\n"):
-        try:
-            ids = tokenizer.encode("\n").tolist() + ids
-        except FemtoError:
-            if not ids:
-                raise FemtoError("this vocabulary cannot spell a newline to begin with: give a "
-                                 "--prompt") from None
-    return ids[-num_tokens:]
+        newline = newline_id(tokenizer)
+        if newline is not None:
+            return [newline, *ids]
+        if not ids:
+            raise FemtoError("this vocabulary cannot spell a newline to begin with: give a "
+                             "--prompt")
+    return ids
 
 
 def generate(config, parameters, prompt, count, seed, temperature=0.5, top_k=None, top_p=None):

@@ -16,6 +16,7 @@ from .divergence import Diverged, first_bad_place
 from .optimizer import DECAY, fresh_state, learning_rate, update
 from .parallel import Engine
 from .run import begin, comparable_from
+from .tokenizer.protocol import newline_id
 
 VALIDATION_WINDOWS = 64
 # Once the text is being memorised Muon's matrices decay, which brings the loss on unseen text
@@ -65,6 +66,7 @@ class Trainer:
         if model.optimizer is None or model.optimizer.kind != run.optimizer:
             model.optimizer = fresh_state(model.config, run.optimizer)
         begin(model, run)
+        self._newline = newline_id(model.tokenizer)
         # Counted only if the loss should stick: a long text takes seconds.
         self._guessing = cache(
             lambda: unigram_entropy(count_tokens(training, model.config.vocab_size)))
@@ -114,9 +116,8 @@ class Trainer:
 
     def _step(self, engine):
         model, run = self.model, self.run
-        batch, keys = draw_batch(
-            self.training, model.config.num_tokens, run.batch_size, run.seed, model.step
-        )
+        batch, keys = draw_batch(self.training, model.config.num_tokens, run.batch_size, run.seed,
+                                 model.step, self._newline)
         lr = learning_rate(run.schedule, model.config.recipe, model.step,
                            run.first_step, run.last_step)
         loss, gradient, squares = engine.loss_and_gradient(

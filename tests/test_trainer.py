@@ -253,7 +253,7 @@ def test_a_finished_run_is_followed_by_a_new_one():
 
 
 @pytest.mark.parametrize(("recipe", "expected"), [
-    ("standard", (3e-3, 0.0, 20, None, "muon")), ("femto", (1e-3, 1e-5, 100, 50000, "adamw")),
+    ("standard", (4.5e-3, 0.0, 20, None, "muon")), ("femto", (1e-3, 1e-5, 100, 50000, "adamw")),
 ])
 def test_each_recipe_has_its_own_defaults(recipe, expected):
     new = plan(fresh_model(recipe=recipe), "d", 5)
@@ -573,6 +573,27 @@ def test_batches_are_windows_from_everywhere():
         assert (np.diff(batch, axis=1) == 1).all()
         firsts |= set(batch[:, 0].tolist())
     assert firsts == set(range(22))  # the last window ends with the last token
+
+
+def test_half_of_the_windows_begin_with_a_line():
+    tokens, newline = np.arange(1000, dtype=np.uint16), 5000
+    anywhere = draw_batch(tokens, 32, 400, 1, 0)[0][:, 0]
+    tokens[::17] = newline
+    batch, _ = draw_batch(tokens, 32, 400, 1, 0, newline)
+    at_lines = batch[:, 0] == newline
+    assert 160 < at_lines.sum() < 260  # half, and 1 in 17 of the others by chance
+    np.testing.assert_array_equal(  # each with the line in which it would have begun
+        batch, windows(tokens, np.where(at_lines, anywhere // 17 * 17, anywhere), 32))
+
+
+def test_windows_of_a_text_without_lines_begin_anywhere():
+    tokens = np.arange(1000, dtype=np.uint16)
+    tokens[0] = 5000  # more than T tokens before most
+    batch, _ = draw_batch(tokens, 32, 400, 1, 0, 5000)
+    anywhere, _ = draw_batch(tokens, 32, 400, 1, 0)
+    far = anywhere[:, 1] > 33
+    np.testing.assert_array_equal(batch[far], anywhere[far])
+    assert (batch[~far, 0] == 5000).any()
 
 
 def test_windows_of_a_text_as_short_as_one():

@@ -13,6 +13,7 @@ from ..optimizer import fresh_state, update
 from ..parallel import Engine
 from ..run import comparable_from
 from ..tensors import MUON_FIELDS, views
+from ..tokenizer.protocol import newline_id
 from .finding import Finding
 
 FACTORS = (0.1, 1 / 3, 1, 3, 10, 100)  # of the run's rate
@@ -85,7 +86,8 @@ def look_at_rates(model, run, tokens, threads=None, progress=None):
 def _noise_scale(engine, model, run, tokens, size, tick):
     total, squares, before = np.zeros(model.parameters.size), 0.0, 0.0
     for step in range(NOISE_BATCHES):
-        batch, keys = draw_batch(tokens, model.config.num_tokens, size, run.seed + 1, step)
+        batch, keys = draw_batch(tokens, model.config.num_tokens, size, run.seed + 1, step,
+                                 newline_id(model.tokenizer))
         loss, gradient, parts = engine.loss_and_gradient(model.parameters, batch, run.dropout, keys)
         total += gradient
         before += loss / NOISE_BATCHES
@@ -108,7 +110,8 @@ def _try(engine, model, run, tokens, size, factor, tick):
         state = fresh_state(config, run.optimizer)
     losses = []
     for step in range(STEPS):
-        batch, keys = draw_batch(tokens, config.num_tokens, size, run.seed + 1, step)
+        batch, keys = draw_batch(tokens, config.num_tokens, size, run.seed + 1, step,
+                                 newline_id(model.tokenizer))
         loss, gradient, squares = engine.loss_and_gradient(parameters, batch, run.dropout, keys)
         losses.append(loss)
         before = parameters.copy() if step == STEPS - 1 else None

@@ -87,6 +87,15 @@ def check_ids(ids: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def newline_id(tokenizer: Tokenizer) -> int | None:
+    """The id of the newline; None where the vocabulary has no token of just that."""
+    try:
+        ids = tokenizer.encode("\n")
+    except FemtoError:
+        return None
+    return int(ids[0]) if len(ids) == 1 else None
+
+
 def as_bytes(text: str | bytes) -> bytes:
     """UTF-8 of `text`; a str may carry invalid bytes the surrogateescape way."""
     if not isinstance(text, str):
