@@ -22,8 +22,8 @@ CHANGES = {
     "decay 0.5": lambda steps: {"decay_steps": steps // 2},
     "warm-up 5": lambda steps: {"warmup_steps": 5},
     "warm-up 50": lambda steps: {"warmup_steps": 50},
-    "rate 0.75": lambda steps: {"learning_rate": 0.00225},
-    "rate 1.5": lambda steps: {"learning_rate": 0.0045},
+    **{f"rate {rate}": lambda steps, rate=rate: {"learning_rate": rate}
+       for rate in (0.003, 0.006)},
     "batch 16, twice the steps": lambda steps: {"batch_size": 16, "steps": 2 * steps},
     "batch 64, half the steps": lambda steps: {"batch_size": 64, "steps": steps // 2},
     "dropout 0.1": lambda steps: {"dropout": 0.1},

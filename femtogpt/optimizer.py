@@ -28,8 +28,7 @@ from .tensors import MUON_FIELDS, Tensors, count_adamw_parameters, count_paramet
 BLOCK = 8192  # floats; fixed, so that sums and roundings don't depend on the number of threads
 MAX_NORM = 1.0
 MUON_MOMENTUM = 0.85
-MUON_RATE = 0.02  # at AdamW's rate of 3e-3; they keep this proportion
-MUON_PER_ADAMW = MUON_RATE / 3e-3
+MUON_PER_ADAMW = 20 / 3  # its rate to AdamW's: 0.03 at 0.0045
 DECAY = 0.4  # of a run: how long its rate falls (0.2 to 0.5 were tried, docs/recipe.md)
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 OPTIMIZERS = ("muon", "adamw")
@@ -59,7 +58,7 @@ ADAMW = {
     "femto": AdamW(0.9, 0.999, 1e-8, 0.01, Tensors._fields),
 }
 SCHEDULE = {
-    "standard": Schedule(3e-3, 0.0, 20, None),
+    "standard": Schedule(4.5e-3, 0.0, 20, None),
     "femto": Schedule(1e-3, 1e-5, 100, 50000),
 }
 OPTIMIZER = {"standard": "muon", "femto": "adamw"}

@@ -32,7 +32,7 @@ class Run:
     data: str
     dropout: float = 0.0
     batch_size: int = 32
-    learning_rate: float = 3e-3
+    learning_rate: float = 4.5e-3
     min_lr: float = 0.0
     warmup_steps: int = 20
     decay_steps: int | None = None

@@ -83,8 +83,8 @@ def test_an_infinite_parameter_is_never_saved_and_named_by_step_rate_and_layer(
         for _ in session:
             pass
     said = str(caught.value)
-    assert "\n" not in said and "layers.1.mlp.up.bias" in said and "learning rate 0.003" in said
-    assert "--on-nan rollback" in said and "--learning-rate 0.0015" in said
+    assert "\n" not in said and "layers.1.mlp.up.bias" in said and "learning rate 0.0045" in said
+    assert "--on-nan rollback" in said and "--learning-rate 0.00225" in said
     assert "at step 8," in said or "at step 9," in said
     session.save()
     assert checkpoint.load(path).step == {1: 7, 4: 4}.get(save_every, 0)
@@ -92,20 +92,21 @@ def test_an_infinite_parameter_is_never_saved_and_named_by_step_rate_and_layer(
 
 def test_rollback_goes_back_with_other_batches_and_half_the_rate(tmp_path, monkeypatch):
     path, model = tmp_path / "model", fresh_model()
-    spoil_from(monkeypatch, 8, lambda: model, only_at_rate=2e-3)
+    spoil_from(monkeypatch, 8, lambda: model, only_at_rate=3e-3)
     chosen = some_run(last_step=20, on_nan="rollback", decay_steps=1)
     session = Trainer(model, chosen, TOKENS, [], path, save_every=5)
     records = list(session)
     session.save()
     assert [r.step for r in records] == [*range(1, 9), *range(6, 21)]
-    assert records[8].notes[0].startswith("diverged at step 9, learning rate 0.003: NaN or "
+    assert records[8].notes[0].startswith("diverged at step 9, learning rate 0.0045: NaN or "
                                           "infinity is first in the parameter layers.1.mlp.up.bias")
-    assert records[8].notes[0].endswith("Went back to step 5, with --seed 6 --learning-rate 0.0015")
+    assert records[8].notes[0].endswith(
+        "Went back to step 5, with --seed 6 --learning-rate 0.00225")
     assert records[8].lr == records[4].lr / 2 and records[8].loss != records[5].loss
     found = checkpoint.load(path)
-    assert found.step == 20 and (found.run["seed"], found.run["learning_rate"]) == (6, 0.0015)
+    assert found.step == 20 and (found.run["seed"], found.run["learning_rate"]) == (6, 0.00225)
     assert found.lineage[-1] == {"rollback": {"from_step": 8, "to_step": 5, "seed": 6,
-                                              "learning_rate": 0.0015}}
+                                              "learning_rate": 0.00225}}
     assert len(found.history.losses) == 20
 
 

@@ -249,19 +249,19 @@ def test_schedule_of_the_standard_recipe_at_its_corners():
     def rate(step, last=100, first=0, schedule=SCHEDULE["standard"]):
         return learning_rate(schedule, "standard", step, first, last)
 
-    assert rate(0) == pytest.approx(3e-3 / 20)
-    assert rate(18) == pytest.approx(3e-3 * 19 / 20)
-    assert rate(19) == rate(20) == rate(60) == 3e-3
-    assert rate(61) == pytest.approx(3e-3 * 39 / 40)
-    assert rate(99) == pytest.approx(3e-3 / 40)
+    assert rate(0) == pytest.approx(4.5e-3 / 20)
+    assert rate(18) == pytest.approx(4.5e-3 * 19 / 20)
+    assert rate(19) == rate(20) == rate(60) == 4.5e-3
+    assert rate(61) == pytest.approx(4.5e-3 * 39 / 40)
+    assert rate(99) == pytest.approx(4.5e-3 / 40)
     assert rate(100) == 0
     # A run that goes on from step 500 warms up again and takes its own length.
     assert rate(500, 600, 500) == rate(0)
-    assert rate(560, 600, 500) == 3e-3
+    assert rate(560, 600, 500) == 4.5e-3
     assert rate(599, 600, 500) == rate(99)
     # Short runs never divide by zero and never exceed the peak.
     for length in range(1, 12):
-        assert all(0 < rate(s, length) <= 3e-3 for s in range(length))
+        assert all(0 < rate(s, length) <= 4.5e-3 for s in range(length))
     given = Schedule(1e-2, 1e-3, 0, 10)
     assert rate(0, schedule=given) == pytest.approx(1e-2)
     assert rate(95, schedule=given) == pytest.approx(1e-3 + 9e-3 / 2)

@@ -47,7 +47,7 @@ class Duration(click.ParamType):
 @click.option("--until-step", type=click.IntRange(1), help="The model's step to train to.")
 @click.option("--batch-size", type=click.IntRange(1, 65536), help="[default: 32]")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True),
-              help="AdamW's peak; Muon's keeps its proportion. [default: 0.003; femto 0.001]")
+              help="AdamW's peak; Muon's keeps its proportion. [default: 0.0045; femto 0.001]")
 @click.option("--min-lr", type=click.FloatRange(0), help="[default: 0; femto 0.00001]")
 @click.option("--warmup-steps", type=click.IntRange(0), help="[default: 20; femto 100]")
 @click.option("--decay-steps", type=click.IntRange(1),
