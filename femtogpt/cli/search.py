@@ -1,7 +1,7 @@
 """femtogpt search"""
 
 import math
-import shutil
+import os
 import signal
 import sys
 import time
@@ -56,13 +56,13 @@ class Names(click.ParamType):
               help="How many starts, of the seeds --seed, --seed + 1, ...")
 @click.option("--rounds", type=click.IntRange(1, 30),
               help="[default: as many as leave one candidate for the last; 4 for 8]")
-@click.option("--steps", type=click.IntRange(1), default=100, show_default=True,
+@click.option("--steps", type=click.IntRange(1, 10**9), default=100, show_default=True,
               help="Of the first round; of each other twice as many as of the one before.")
 @click.option("--vary", type=Names(), default=(), metavar="NAME,...",
               help="What else differs, but in the first: learning-rate (times 0.32 to 3.2), "
               "dropout (0 to 0.3), num-layers (half to twice; steps by what they cost).")
 @click.option("--compare", is_flag=True,
-              help="Then train the first one's start alone for as long as all together: was the "
+              help="Then train candidate 1's start alone for as long as all together: was the "
               "search worth it?")
 @shape_options
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="[default: 0]")
@@ -80,7 +80,8 @@ def command(datasets, output, folder, compare, kind, threads, force, as_json, ca
             steps, vary, val_fraction, seed, dropout, batch_size, learning_rate, **shape):
     """Train several starts, the better half of them longer, round by round; keep the best.
 
-    One at a time, each on all processors. The last one left is trained to its end.
+    One at a time, each on all processors. The last one left is trained to its end. It is what
+    init and train make of its seed and options.
 
     \b
     Ctrl-C (or kill) saves and stops; the same command goes on from there.
@@ -147,11 +148,13 @@ class Table:
         from tqdm import tqdm
 
         if sys.stderr.isatty():
+            columns, lines = terminal_size()
             self.bars = [tqdm(total=1, initial=self.done(), leave=False, position=0,
+                              ncols=columns - 1, nrows=lines,
                               bar_format="{desc} |{bar}| {remaining} left")]
-            self.bars += [tqdm(bar_format="{desc}", leave=False, position=1 + i)
-                          for i in range(1 + len(self.lines))]
-            self.bars[1].set_description_str(self.fitted(heading(self.vary, live=True)))
+            self.bars += [tqdm(leave=False, position=1 + i, ncols=columns - 1, nrows=lines,
+                               bar_format="{desc}") for i in range(1 + len(self.lines))]
+            self.bars[1].set_description_str(fitted(heading(self.vary, live=True)))
             self.draw()
         return self
 
@@ -167,16 +170,13 @@ class Table:
             parts.append(self.steps[0] / self.search.rival.ends[-1])
         return sum(parts) / (2 if self.compare else 1)
 
-    def fitted(self, line):
-        return line[: shutil.get_terminal_size().columns - 1]
-
     def draw(self, on=None, record=None):
         """The bar, and the line of `on`; all lines if that is None."""
         self.bars[0].update(self.done() - self.bars[0].n)
         self.bars[0].set_description_str(round_name(self.search))
         for bar, one in zip(self.bars[2:], self.lines, strict=True):
             if on in (None, one):
-                bar.set_description_str(self.fitted(row(self.search, one, self.vary, True, record)))
+                bar.set_description_str(fitted(row(self.search, one, self.vary, True, record)))
 
     def show(self, one, record):
         """record: None at the end of a round of one."""
@@ -207,7 +207,19 @@ class Table:
             say(f"{name}: held back {entry['loss']:.4f} at step {entry['step']}")
 
 
+def terminal_size():
+    """(columns, lines) of standard error; of a terminal that knows none, the usual."""
+    columns, lines = os.get_terminal_size(sys.stderr.fileno())
+    return columns or 80, lines or 24
+
+
+def fitted(line):
+    """What of it a line of the terminal holds."""
+    return line[: terminal_size()[0] - 1]
+
+
 def round_name(search):
+    """What is going on."""
     return ("the comparison" if search.through
             else f"round {search.round} of {search.rounds}")
 
@@ -216,29 +228,28 @@ def said(one, vary):
     """A candidate for people, with what it differs in."""
     if not one.number:
         return "the rival"
-    values = {"learning-rate": one.learning_rate, "dropout": one.dropout,
-              "num-layers": one.config.num_layers}
-    what = [f"seed {one.seed}", *(f"{name.replace('-', ' ')} {values[name]}"
-                                  for name in VARIED if name in vary)]
+    values = one.to_json()
+    what = [f"{name.replace('-', ' ')} {values[name.replace('-', '_')]}"
+            for name in ("seed", *VARIED) if name in ("seed", *vary)]
     return f"candidate {one.number} ({', '.join(what)})"
 
 
 def columns(vary, live):
+    """Name -> width. live: with the loss of the step that was just taken."""
     return {name: width for name, width in WIDTHS.items()
             if (name in vary or name not in VARIED) and (live or name != "loss")}
 
 
 def heading(vary, live):
+    """The table's first line."""
     return " ".join(f"{name:>{width}}" for name, width in columns(vary, live).items())
 
 
 def row(search, one, vary, live, record=None):
-    """The table's line of a candidate. live: with its loss. record: its last step, while it is
-    trained."""
+    """The table's line of a candidate. record: its last step, while it is trained."""
     entry = one.rounds[-1] if one.rounds else {"loss": None, "step": 0}
-    cells = {
-        "candidate": one.number or "rival", "seed": one.seed, "learning-rate": one.learning_rate,
-        "dropout": one.dropout, "num-layers": one.config.num_layers,
+    cells = {name.replace("_", "-"): value for name, value in one.to_json().items()} | {
+        "candidate": one.number or "rival",
         "step": f"{record.step if record else entry['step']}/{one.ends[-1] if one.ends else '?'}",
         "loss": f"{record.loss:.3f}" if record else "",
         "held back": "" if entry["loss"] is None else f"{entry['loss']:.4f}"}
@@ -267,18 +278,17 @@ def _tell(search, vary, result):
     for one in [*search.candidates, *([search.rival] if compare else [])]:
         click.echo(row(search, one, vary, live=False))
     low, high = result["interval"]
-    click.echo(f"{result['output']}: {said(search.winner, vary)}, {result['steps']} steps; on "
-               f"held-back text that chose nobody {result['loss']:.4f} ({low:.4f} to {high:.4f})")
+    click.echo(f"{result['output']}: {said(search.winner, vary)}, step {result['steps']}, loss "
+               f"{result['loss']:.4f} (95%: {low:.4f} to {high:.4f}) on held-back text that nobody "
+               "was chosen by")
     for number, told in enumerate(result["rounds"], 1):
         if told["candidates"] > 1:
             click.echo(f"round {number}: {told['candidates']} candidates, {told['best']:.4f} to "
-                       f"{told['worst']:.4f}, standard deviation {told['deviation']:.4f}; who won "
-                       f"was number {told['winner']}")
-    if vary:
-        click.echo("part of that is what varies, part the luck of seeds: a search without --vary "
-                   "shows how much the latter")
-    else:
-        click.echo("they differ in their seeds alone: that is luck, of starts and of batches")
+                       f"{told['worst']:.4f}, standard deviation {told['deviation']:.4f}; the best "
+                       f"in the end was no. {told['winner']}")
+    click.echo("part of that is what varies, part the luck of seeds: without --vary a search shows "
+               "the latter" if vary else
+               "they differ in their seeds alone: that is luck, of starts and of batches")
     click.echo(_worth(search, result))
 
 
