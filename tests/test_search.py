@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from small import LETTERS, MAIN, TOKENIZER, environment, start, text
 
 from femtogpt import checkpoint, durable
 from femtogpt.cli import main
+from femtogpt.cli import search as cli_search
 from femtogpt.config import GPTConfig
 from femtogpt.data import find_texts
 from femtogpt.errors import FemtoError
@@ -190,11 +193,17 @@ def test_killed_at_any_file_it_goes_on_and_comes_to_the_same(folder, monkeypatch
 def test_left_in_the_middle_of_a_round_it_is_saved_there(folder):
     whole = searched("whole")[1]
     os.mkdir("cut")
-    for until in (3, 11, 40):
+    before = 0
+    for until in (2, 3, 11, 40):
         search = Search(find_texts(["dataset.txt"]), TOKENIZER, CONFIG, "cut", **OPTIONS)
         with contextlib.closing(search.train()) as steps:
-            one, record = next(step for step in steps if step[1] and step[1].step == until)
-        assert checkpoint.load(search.path_of(one)).step == record.step == until
+            one, first = next(steps)
+            assert first.step == before + 1  # it does not begin again
+            while first.step != until:
+                one, record = next(steps)
+                first = record or first
+        assert checkpoint.load(search.path_of(one)).step == first.step == until
+        before = until
     assert timeless(searched("cut")[1]) == timeless(whole)
     assert files("cut") == files("whole")
 
@@ -279,6 +288,12 @@ def test_the_end_is_measured_on_text_that_nobody_was_chosen_by(folder):
     assert compare["worth"] is (True if high < 0 else False if low > 0 else None)
 
 
+def test_what_differs_by_nothing_was_neither_worth_it_nor_not(folder):
+    search, result = searched(candidates=1, rounds=1, compare=True)
+    assert search.path_of(search.rival).read_bytes() == (folder / "search.safetensors").read_bytes()
+    assert result["compare"]["difference"] == [0, 0, 0] and result["compare"]["worth"] is None
+
+
 def test_a_text_too_small_is_said(folder):
     (folder / "dataset.txt").write_text(text(150))
     with pytest.raises(FemtoError, match=r"half of 15 tokens .*--num-tokens"):
@@ -337,6 +352,16 @@ def test_two_in_one_folder_are_refused(folder):
     with durable.lock("search/search.json"):
         said = invoke(*QUICK, status=1).stderr
     assert "search.json is being worked on by process" in said and "another --folder" in said
+
+
+def test_a_signal_stops_it_and_the_same_command_goes_on(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_search, "stop_signals", lambda: contextlib.nullcontext(
+            SimpleNamespace(signal=signal.SIGINT)))
+        stopped = invoke(*QUICK, status=130)
+    assert "stopped by SIGINT and saved; the same command goes on" in stopped.stderr
+    assert not stopped.stdout and checkpoint.load("search/candidate-1.safetensors").step == 1
+    assert "candidate 1 (seed 1) at step 2 of 28" in invoke(*QUICK).stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX terminals")

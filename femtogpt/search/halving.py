@@ -90,11 +90,12 @@ class Search:
             if began[name] == value:
                 continue
             option = f"--{name.replace('_', '-')}"
-            differs = (f"with another {option}" if name in ("dataset", "tokenizer_data") else
-                       f"with {option} {began[name] or 'nothing'}, not {value or 'nothing'}"
-                       if name == "vary" else f"with {option} {began[name]}, not {value}")
-            raise FemtoError(f"the search in {self.folder} was begun {differs}: give what it was "
-                             "begun with to go on, another --folder to search anew, or remove "
+            was, now = ("nothing" if v == "" else v for v in (began[name], value))
+            differs = f"{option} {was}, not {now}"
+            if name in ("dataset", "tokenizer_data"):  # of which a hash is all that is known
+                differs = f"another {option}"
+            raise FemtoError(f"the search in {self.folder} was begun with {differs}: give what it "
+                             "was begun with to go on, another --folder to search anew, or remove "
                              "that folder")
 
     def _save(self):
