@@ -111,8 +111,9 @@ def _sync_folder(folder):
 
 
 @contextlib.contextmanager
-def lock(path):
-    """Holds a model for one writer. Raises FemtoError, which names the holder, if it is taken.
+def lock(path, what="trained", option="--model"):
+    """Holds a model, or another file, for one writer. Raises FemtoError, which names the holder,
+    what is done to it and the option to take another, if it is taken.
 
     The operating system drops the lock when its holder dies, so none is ever stale.
     """
@@ -127,8 +128,8 @@ def lock(path):
         holder = "another process"
         with contextlib.suppress(OSError):
             holder = beside.read_text() or holder
-        raise FemtoError(f"{path} is being trained by {holder}: wait for it, stop it, or work on "
-                         "another --model") from None
+        raise FemtoError(f"{path} is being {what} by {holder}: wait for it, stop it, or work on "
+                         f"another {option}") from None
     except NotImplementedError:  # a file system without locks: training there beats refusing to
         pass
     except OSError as error:

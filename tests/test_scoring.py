@@ -8,7 +8,7 @@ from dummy_data import simple_sequence, simple_sequence2
 from femtogpt import scoring
 from femtogpt.data import windows
 from femtogpt.parallel import Engine
-from femtogpt.scoring import Share, evaluate
+from femtogpt.scoring import Share, difference, evaluate
 
 
 # statsmodels.stats.proportion.proportion_confint(right, of, method="wilson") says the same.
@@ -76,3 +76,14 @@ def scoring_tokenizer():
     from femtogpt.tokenizer import ByteTokenizer
 
     return ByteTokenizer()
+
+
+def test_a_difference_is_that_of_the_losses_and_surer_than_they_are():
+    model, other = fresh_model(), fresh_model()
+    other.parameters *= np.float32(1.01)
+    tokens = np.random.default_rng(0).integers(0, len(LETTERS), 8000)
+    mean, low, high = difference(other, model, tokens)
+    losses = [evaluate(one, tokens) for one in (other, model)]
+    assert mean == pytest.approx(losses[0]["loss"] - losses[1]["loss"]) != 0
+    assert low < mean < high and high - low < 0.2 * np.diff(losses[0]["interval"])[0]
+    assert difference(model, model, tokens) == (0, 0, 0)

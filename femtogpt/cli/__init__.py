@@ -35,6 +35,7 @@ COMMANDS = {
     "reset-optimizer": "reset_optimizer",
     "import": "import_",
     "export": "export",
+    "search": "search",
     "experiment": "experiment",
 }
 HIDDEN = {"infer"}  # femtoGPT's name for generate

@@ -2,30 +2,12 @@
 
 import click
 
-from ..errors import FemtoError
-from .options import case_option, make_tokenizer, model_option, require_absent, reserve_option
-
-SIZES = ("num_tokens", "embedding_degree", "num_layers", "num_heads")
+from .options import make_shape, model_option, require_absent, shape_options
 
 
 @click.command()
 @model_option
-@click.option("--tokenizer", "kind", type=click.Choice(["byte", "ascii", "char", "bpe"]),
-              default="byte", show_default=True)
-@click.option("--tokenizer-data", help="char: a text [default: dataset.txt]; bpe: what train-bpe "
-              "wrote, or a JSON array of strings [default: tokenizer.json].")
-@reserve_option
-@case_option
-@click.option("--num-tokens", type=click.IntRange(1), default=80, show_default=True,
-              help="The context: tokens the model sees at once.")
-@click.option("--embedding-degree", type=click.IntRange(1), default=80, show_default=True,
-              help="The width.")
-@click.option("--num-layers", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--num-heads", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--recipe", type=click.Choice(["standard", "femto"]), default="standard",
-              show_default=True, help="femto: the original's design, to reproduce its runs.")
-@click.option("--positional-encoding", type=click.Choice(["rope", "absolute", "learned", "none"]),
-              help="[default: rope; recipe femto: absolute]")
+@shape_options
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True)
 @click.option("--interactive", "-i", is_flag=True, help="Ask for each of these.")
 @click.option("--force", is_flag=True, help="Replace a model that is there.")
@@ -43,19 +25,11 @@ def command(context, model, kind, interactive, force, **options):
     require_absent(model, force, "model")
 
     from .. import checkpoint
-    from ..config import GPTConfig
     from ..durable import lock
     from ..model import initial_parameters
     from ..tensors import count_parameters
 
-    tokenizer = make_tokenizer(kind, options["tokenizer_data"], options["reserve_tokens"],
-                           options["case_sensitive"])
-    try:
-        config = GPTConfig(tokenizer.vocab_size, *(options[name] for name in SIZES),
-                           recipe=options["recipe"],
-                           positional_encoding=options["positional_encoding"])
-    except FemtoError as error:  # options that do not go together
-        raise click.UsageError(str(error)) from None
+    tokenizer, config = make_shape(kind, options)
     count = count_parameters(config)
     parameters = initial_parameters(config, options["seed"])
     with lock(model):

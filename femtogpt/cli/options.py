@@ -35,6 +35,32 @@ case_option = click.option(
     "--case-sensitive/--case-insensitive", default=True, show_default="sensitive",
     help="Insensitive: all text is lower-cased first.",
 )
+SHAPE_OPTIONS = (
+    click.option("--tokenizer", "kind", type=click.Choice(["byte", "ascii", "char", "bpe"]),
+                 default="byte", show_default=True),
+    click.option("--tokenizer-data", help="char: a text [default: dataset.txt]; bpe: what "
+                 "train-bpe wrote, or a JSON array of strings [default: tokenizer.json]."),
+    reserve_option,
+    case_option,
+    click.option("--num-tokens", type=click.IntRange(1), default=80, show_default=True,
+                 help="The context: tokens the model sees at once."),
+    click.option("--embedding-degree", type=click.IntRange(1), default=80, show_default=True,
+                 help="The width."),
+    click.option("--num-layers", type=click.IntRange(1), default=4, show_default=True),
+    click.option("--num-heads", type=click.IntRange(1), default=4, show_default=True),
+    click.option("--recipe", type=click.Choice(["standard", "femto"]), default="standard",
+                 show_default=True, help="femto: the original's design, to reproduce its runs."),
+    click.option("--positional-encoding",
+                 type=click.Choice(["rope", "absolute", "learned", "none"]),
+                 help="[default: rope; recipe femto: absolute]"),
+)
+
+
+def shape_options(command):
+    """Gives a command all that make_shape asks for."""
+    for option in reversed(SHAPE_OPTIONS):
+        command = option(command)
+    return command
 
 
 def say(message):
@@ -101,6 +127,20 @@ def make_tokenizer(kind, data, reserve_tokens=0, case_sensitive=True):
     if not case_sensitive:
         tokenizer = LowercaseTokenizer(tokenizer)
     return ReservedTokenizer(tokenizer, reserve_tokens) if reserve_tokens else tokenizer
+
+
+def make_shape(kind, options):
+    """(tokenizer, GPTConfig) of the shape_options. kind: --tokenizer; options: the others."""
+    from ..config import GPTConfig
+
+    tokenizer = make_tokenizer(kind, options["tokenizer_data"], options["reserve_tokens"],
+                               options["case_sensitive"])
+    names = ("num_tokens", "embedding_degree", "num_layers", "num_heads", "recipe",
+             "positional_encoding")
+    try:
+        return tokenizer, GPTConfig(tokenizer.vocab_size, **{name: options[name] for name in names})
+    except FemtoError as error:  # options that do not go together
+        raise click.UsageError(str(error)) from None
 
 
 @contextmanager
