@@ -68,7 +68,7 @@ class Names(click.ParamType):
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="[default: 0]")
 @click.option("--batch-size", type=click.IntRange(1, 65536), help="[default: 32]")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True),
-              help="[default: 0.003; femto 0.001]")
+              help="[default: 0.0045; femto 0.001]")
 @click.option("--val-fraction", type=click.FloatRange(0, 0.5, min_open=True), default=0.1,
               show_default=True, help="How much of the text, its end, to hold back: half of it to "
               "choose by, half to tell the end by.")
