@@ -22,7 +22,7 @@ from femtogpt.experiment import sources
 from femtogpt.experiment.attempt import Attempt
 from femtogpt.experiment.entries import Entry, entries, find
 from femtogpt.experiment.measures import MEASURES, closed_brackets, reached
-from femtogpt.experiment.pages import html, load_results, markdown, one_line, verdict
+from femtogpt.experiment.pages import as_json, html, load_results, markdown, one_line, verdict
 from femtogpt.experiment.sources import make_text
 from femtogpt.tensors import count_parameters
 
@@ -173,6 +173,26 @@ def test_pages_hold_every_result_and_are_well_formed(tmp_path):
     assert "log: 1.48 after 629 steps" in "".join(ElementTree.fromstring(svg).itertext())
 
 
+def test_results_outlive_their_folder(tmp_path):
+    def result(number, seed, loss):
+        return {"entry": number, "seed": seed, "loss": loss, "curve": [(1.5, 2 / 3)]}
+
+    folder, kept = tmp_path / "runs", tmp_path / "runs.json"
+    old = {(2, 1): result(2, 1, 0.5), ("rival", 18, 1): result(4, 1, 0.25)}
+    kept.write_text(as_json(old))
+    found = load_results(folder)
+    assert found.keys() == old.keys() and found[2, 1]["loss"] == 0.5
+    assert found["rival", 18, 1]["curve"] == [[1.5, 0.6667]]
+    mine = folder / "2" / "seed-1" / "result.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(json.dumps(result(2, 1, 0.125)))
+    assert load_results(folder)[2, 1]["loss"] == 0.125  # the folder's own counts
+    for damaged in ("[", "3", '[["a"]]'):
+        kept.write_text(damaged)
+        with pytest.raises(FemtoError, match=r"runs\.json is damaged"):
+            load_results(folder)
+
+
 def test_pages_of_no_results():
     assert "No results yet" in markdown({}, "x") and "No results yet" in html({}, "x")
 
@@ -253,6 +273,7 @@ def test_run_list_and_show(folder):
     assert values["entry"]["title"] == "small" and len(values["results"]) == 2
     for page in ("experiments.md", "experiments.html"):
         assert "#12 small" in (folder / page).read_text()
+    assert '"sample"' in (folder / "experiments.json").read_text()
     before = (folder / "experiments" / "2" / "seed-1" / "result.json").read_bytes()
     invoke("run", "2")  # is there already
     assert (folder / "experiments" / "2" / "seed-1" / "result.json").read_bytes() == before

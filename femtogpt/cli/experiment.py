@@ -12,7 +12,7 @@ from .signals import stop_signals
 
 FOLDER = "experiments"
 folder_option = click.option("--folder", default=FOLDER, show_default=True,
-                             help="Where runs are kept; the pages are FOLDER.md, FOLDER.html.")
+                             help="Where runs are kept; what they came to is in FOLDER.json, .md and .html.")
 
 
 @click.group()
@@ -149,10 +149,10 @@ def _finish(attempt, name, lock):
 
 def _write_pages(folder, results, what):
     from ..durable import replace
-    from ..experiment.pages import html, markdown
+    from ..experiment.pages import as_json, html, markdown
 
     made_by = f"femtogpt experiment run {what}"
-    path = str(Path(folder))
-    replace(f"{path}.md", [("# Experiments\n\n" + markdown(results, made_by)).encode()],
-            keep_previous=False)
-    replace(f"{path}.html", [html(results, made_by).encode()], keep_previous=False)
+    for ending, text in (("json", as_json(results)),
+                         ("md", "# Experiments\n\n" + markdown(results, made_by)),
+                         ("html", html(results, made_by))):
+        replace(f"{Path(folder)}.{ending}", [text.encode()], keep_previous=False)

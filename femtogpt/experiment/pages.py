@@ -1,10 +1,11 @@
-"""Results as people read them: a Markdown table, and an HTML page with curves and samples."""
+"""Results: kept as JSON, and as people read them, a Markdown table and a page with curves."""
 
 import json
 from html import escape
 from pathlib import Path
 
 from ..drawing import line_chart
+from ..errors import FemtoError
 from .entries import entries
 from .measures import MEASURES, bound_of, reached
 
@@ -25,8 +26,16 @@ pre { background: #f6f6f4; padding: .6rem; white-space: pre-wrap; overflow-wrap:
 
 def load_results(folder):
     """What the attempts in a folder came to: (number, seed) -> result, and those of rivals as
-    ("rival", number, seed)."""
+    ("rival", number, seed). What is in FOLDER.json and not in the folder comes from there."""
     found = {}
+    kept = Path(f"{Path(folder)}.json")
+    if kept.exists():
+        try:
+            found = {tuple(key): result
+                     for key, result in json.loads(kept.read_text(encoding="utf-8"))}
+        except (ValueError, TypeError):
+            raise FemtoError(f"{kept} is damaged: remove it, and the results that are not in "
+                             f"{folder} with it") from None
     for path in sorted(Path(folder).glob("*/seed-*/result.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         number, seed = result["entry"], result["seed"]
@@ -34,6 +43,17 @@ def load_results(folder):
         for rival in path.parent.glob("rival/*/seed-*/result.json"):
             found["rival", number, seed] = json.loads(rival.read_text(encoding="utf-8"))
     return found
+
+
+def as_json(results):
+    """All results as load_results reads them, a line each."""
+    lines = (json.dumps([key, result | {"curve": _short(result["curve"])}])
+             for key, result in sorted(results.items(), key=lambda item: str(item[0])))
+    return "[\n" + ",\n".join(lines) + "\n]\n"
+
+
+def _short(points):
+    return [[round(x, 1), round(y, 4)] for x, y in points]
 
 
 def verdict(entry, result, results):
