@@ -12,8 +12,8 @@ from .signals import stop_signals
 
 FOLDER = "experiments"
 folder_option = click.option("--folder", default=FOLDER, show_default=True,
-                             help="Where runs are kept; what they came to is in FOLDER.json, .md and "
-                             ".html.")
+                             help="Where runs are kept; what they came to is in FOLDER.json, "
+                             ".md and .html.")
 
 
 @click.group()
