@@ -39,7 +39,8 @@ def trained(model, path, steps, seed, seconds=None):
 def held_back(model, path):
     """Bits a byte on the last 9% of a text, which was not trained on: 10% were held back."""
     text = Path(path).read_bytes()
-    return evaluate(model.state, model.tokenizer.encode(text[-(9 * len(text) // 100):]))["bits_per_byte"]
+    tokens = model.tokenizer.encode(text[-(9 * len(text) // 100):])
+    return evaluate(model.state, tokens)["bits_per_byte"]
 
 
 def inserted(seed, folder):
