@@ -27,7 +27,7 @@ from .data import find_texts
 from .durable import lock
 from .errors import FemtoError
 from .model import initial_parameters
-from .sampler import generate_together, prompt_ids
+from .sampler import generate_together, prompt_ids, random_seed
 from .scoring import evaluate
 from .session import prepare
 from .tensors import named
@@ -98,7 +98,7 @@ class GPT:
         draws one. Raises FemtoError for a prompt it cannot spell or see at once.
         """
         if seed is None:
-            seed = int(np.random.SeedSequence().entropy % 2**63)
+            seed = random_seed()
         ids = prompt_ids(self.tokenizer, self.config.num_tokens, prompt)
         for _, token in generate_together(self.config, self.state.parameters, [ids], count, [seed],
                                           temperature, top_k, top_p):
