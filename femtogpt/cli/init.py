@@ -3,7 +3,7 @@
 import click
 
 from ..errors import FemtoError
-from .options import case_option, make_tokenizer, model_option, require_absent, reserve_option
+from .options import FILE, case_option, make_tokenizer, model_option, require_absent, reserve_option
 
 SIZES = ("num_tokens", "embedding_degree", "num_layers", "num_heads")
 
@@ -12,8 +12,9 @@ SIZES = ("num_tokens", "embedding_degree", "num_layers", "num_heads")
 @model_option
 @click.option("--tokenizer", "kind", type=click.Choice(["byte", "ascii", "char", "bpe"]),
               default="byte", show_default=True)
-@click.option("--tokenizer-data", help="char: a text [default: dataset.txt]; bpe: what train-bpe "
-              "wrote, or a JSON array of strings [default: tokenizer.json].")
+@click.option("--tokenizer-data", type=FILE,
+              help="char: a text [default: dataset.txt]; bpe: what train-bpe wrote, or a "
+              "JSON array of strings [default: tokenizer.json].")
 @reserve_option
 @case_option
 @click.option("--num-tokens", type=click.IntRange(1), default=80, show_default=True,
