@@ -42,15 +42,15 @@ class GPT:
 
     model.state is the checkpoint.Model underneath: parameters (flat), optimizer, run, lineage.
 
-    >>> model = new(num_tokens=8, embedding_degree=16, num_layers=1, num_heads=2)
-    >>> model.logits(model.tokenizer.encode("abc")).shape
-    (3, 256)
-    >>> [piece for piece, _ in model.probabilities("abc")]
-    [b'b', b'c']
-    >>> model.attention("abc").shape
-    (1, 2, 3, 3)
-    >>> len(model.generate("a", 5, seed=1).encode("utf-8", "replace")) >= 5
-    True
+        >>> model = new(num_tokens=8, embedding_degree=16, num_layers=1, num_heads=2)
+        >>> model.logits(model.tokenizer.encode("abc")).shape
+        (3, 256)
+        >>> [piece for piece, _ in model.probabilities("abc")]
+        [b'b', b'c']
+        >>> model.attention("abc").shape
+        (1, 2, 3, 3)
+        >>> len(model.generate("a", 5, seed=1).encode("utf-8", "replace")) >= 5
+        True
     """
 
     def __init__(self, state: checkpoint.Model):
