@@ -27,7 +27,7 @@ from .data import find_texts
 from .durable import lock
 from .errors import FemtoError
 from .model import initial_parameters
-from .sampler import generate_together, prompt_ids
+from .sampler import generate_together, prompt_ids, random_seed
 from .scoring import evaluate
 from .session import prepare
 from .tensors import named
@@ -42,15 +42,15 @@ class GPT:
 
     model.state is the checkpoint.Model underneath: parameters (flat), optimizer, run, lineage.
 
-    >>> model = new(num_tokens=8, embedding_degree=16, num_layers=1, num_heads=2)
-    >>> model.logits(model.tokenizer.encode("abc")).shape
-    (3, 256)
-    >>> [piece for piece, _ in model.probabilities("abc")]
-    [b'b', b'c']
-    >>> model.attention("abc").shape
-    (1, 2, 3, 3)
-    >>> len(model.generate("a", 5, seed=1).encode("utf-8", "replace")) >= 5
-    True
+        >>> model = new(num_tokens=8, embedding_degree=16, num_layers=1, num_heads=2)
+        >>> model.logits(model.tokenizer.encode("abc")).shape
+        (3, 256)
+        >>> [piece for piece, _ in model.probabilities("abc")]
+        [b'b', b'c']
+        >>> model.attention("abc").shape
+        (1, 2, 3, 3)
+        >>> len(model.generate("a", 5, seed=1).encode("utf-8", "replace")) >= 5
+        True
     """
 
     def __init__(self, state: checkpoint.Model):
@@ -98,7 +98,7 @@ class GPT:
         draws one. Raises FemtoError for a prompt it cannot spell or see at once.
         """
         if seed is None:
-            seed = int(np.random.SeedSequence().entropy % 2**63)
+            seed = random_seed()
         ids = prompt_ids(self.tokenizer, self.config.num_tokens, prompt)
         for _, token in generate_together(self.config, self.state.parameters, [ids], count, [seed],
                                           temperature, top_k, top_p):

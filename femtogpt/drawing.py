@@ -1,4 +1,4 @@
-"""Line charts made of text: as SVG, which any browser shows, and as letters for a terminal."""
+"""Charts made of text: as SVG, which any browser shows, and as letters for a terminal."""
 
 import math
 from html import escape
@@ -64,6 +64,35 @@ def line_chart(lines, width=420, height=240, x_label="step", y_label="loss, nats
         parts.append(f'<path d="M{x - 20:.0f} {y - 4}h14" stroke-width="2" '
                      f'stroke="{COLOURS[i % len(COLOURS)]}"/><text x="{x:.0f}" y="{y}">'
                      f'{escape(name)}</text>')
+    return "\n".join([*parts, "</svg>"])
+
+
+def heat_maps(maps, names, columns, cell=12):
+    """An <svg> element, as text: squares of n by n cells, `columns` of them side by side.
+
+    maps: (title, n rows of n numbers from 0, white, to 1, full colour) each. names: n, of the
+    rows and the columns. cell: pixels.
+    """
+    side = len(names) * cell
+    wide, high = side + 3 * cell, side + 4 * cell  # of a square with its names and title
+    width, height = wide * columns, high * -(-len(maps) // columns)
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+             f'width="{width}" height="{height}" role="img" font-family="monospace" '
+             f'font-size="{0.8 * cell:g}" text-anchor="middle" fill="#333">',
+             f'<rect width="{width}" height="{height}" fill="white"/>']
+    for number, (title, rows) in enumerate(maps):
+        x, y = 2 * cell + number % columns * wide, 3 * cell + number // columns * high
+        parts.append(f'<text x="{x + side / 2:g}" y="{y - 1.4 * cell:g}">{escape(title)}</text>'
+                     f'<rect x="{x}" y="{y}" width="{side}" height="{side}" fill="none" '
+                     'stroke="#bbb"/>')
+        for i, name in enumerate(names):
+            at = (i + 0.5) * cell
+            parts.append(f'<text x="{x + at:g}" y="{y - 0.3 * cell:g}">{escape(name)}</text>'
+                         f'<text x="{x - 0.7 * cell:g}" y="{y + at + 0.3 * cell:g}">'
+                         f'{escape(name)}</text>')
+            parts += [f'<rect x="{x + j * cell}" y="{y + i * cell}" width="{cell}" '
+                      f'height="{cell}" fill="{COLOURS[0]}" fill-opacity="{value:.2f}"/>'
+                      for j, value in enumerate(rows[i]) if value >= 0.005]
     return "\n".join([*parts, "</svg>"])
 
 

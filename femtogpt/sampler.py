@@ -48,6 +48,11 @@ def cut(weights, top_k, top_p):
         weights[order[before >= top_p * share.sum()]] = 0
 
 
+def random_seed():
+    """Another seed each time."""
+    return int(np.random.SeedSequence().entropy % 2**63)
+
+
 def prompt_ids(tokenizer, num_tokens, prompt):
     """A prompt's ids, after that of a newline where the vocabulary has one: a bare prompt could as
     well stand in mid-line. prompt: text, or None for a newline alone. Raises FemtoError
@@ -83,6 +88,27 @@ def generate_together(config, parameters, prompts, count, seeds, temperature=0.5
 
     ended: a set to which the caller may add samples that are to get no more.
     """
+    for sample, token, _ in _drawn(config, parameters, prompts, count, seeds, temperature, top_k,
+                                   top_p, ended, AT_ONCE):
+        yield sample, token
+
+
+def generate_with_probabilities(config, parameters, prompts, count, seeds, temperature=0.5,
+                                top_k=None, top_p=None, ended=frozenset()):
+    """generate_together, which yields (sample, token id, probability): the same tokens, and how
+    likely the model itself found each, at temperature 1 and out of all tokens."""
+    return _drawn(config, parameters, prompts, count, seeds, temperature, top_k, top_p, ended, 1)
+
+
+def probability(logits, token):
+    """softmax(logits)[token]. logits: (V,)."""
+    logits = logits.astype(np.float64)
+    weights = np.exp(logits - logits.max())
+    return float(weights[token] / weights.sum())
+
+
+def _drawn(config, parameters, prompts, count, seeds, temperature, top_k, top_p, ended, at_once):
+    """(sample, token id, its probability, or None where at_once tokens are more than one)."""
     rngs = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
     decoder = Decoder(config, parameters, len(prompts))
     logits = np.empty((len(prompts), config.vocab_size), np.float32)
@@ -98,7 +124,8 @@ def generate_together(config, parameters, prompts, count, seeds, temperature=0.5
         if done % BLOCK == 0:
             uniforms = np.stack([rngs[s].random(BLOCK) for s in live], 1)
         row = done % BLOCK
-        steps = min(AT_ONCE, count - done, BLOCK - row, decoder.room(live))
+        steps = min(at_once, count - done, BLOCK - row, decoder.room(live))
+        before = logits.copy() if at_once == 1 else None
         if top_k is None and top_p is None:
             ids = decoder.draw(logits, live, uniforms[row : row + steps], sharpness)
             if ids is None:
@@ -109,9 +136,9 @@ def generate_together(config, parameters, prompts, count, seeds, temperature=0.5
                 logits = decoder.feed(ids[0], live)
         done += len(ids)
         for step in ids.tolist():
-            for s, token in zip(live.tolist(), step, strict=True):
+            for i, (s, token) in enumerate(zip(live.tolist(), step, strict=True)):
                 if s not in ended:
-                    yield s, token
+                    yield s, token, None if before is None else probability(before[i], token)
         if len(ended) > len(prompts) - live.size:
             kept = np.array([s not in ended for s in live.tolist()])
             live, logits, uniforms = live[kept], logits[kept], uniforms[:, kept].copy()

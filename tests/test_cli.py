@@ -18,7 +18,8 @@ from small import LETTERS, MAIN, ROOT, SIZES, environment, run, start, text
 
 from dummy_data import simple_dummy
 from femtogpt import checkpoint
-from femtogpt.cli import COMMANDS, HIDDEN, generate, main, train
+from femtogpt.cli import COMMANDS, HIDDEN, main, train
+from femtogpt.cli.streaming import Printer
 from femtogpt.tokenizer import load_tokenizer
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and terminals")
@@ -79,7 +80,8 @@ def test_every_option_says_what_it_is_for_or_is_plain():
     for name in COMMANDS:
         for parameter in main.get_command(None, name).params:
             named = parameter.opts[0].startswith("--")
-            assert named or parameter.name in ("positional", "model_a", "model_b", "file", "output")
+            assert named or parameter.name in ("positional", "model_a", "model_b", "file", "output",
+                                               "shell")
 
 
 def test_help_imports_neither_numba_nor_numpy():
@@ -327,7 +329,7 @@ def test_generate_ends_before_the_stop_text(folder):
 
 
 def printed(capsysbinary, stop, *pieces):
-    printer = generate._Printer(stop)
+    printer = Printer(stop)
     shown = [printer.show(piece) for piece in pieces]
     printer.end()
     return shown, capsysbinary.readouterr().out.decode()
@@ -342,6 +344,7 @@ def test_the_printer_streams_whole_characters_and_never_a_part_of_the_stop_text(
     assert printed(capsysbinary, "END", b"xE", b"N", b"y") == ([True] * 3, "xENy\n")
     assert printed(capsysbinary, "aab", b"a", b"a", b"a", b"b") == ([True] * 3 + [False], "a\n")
     assert printed(capsysbinary, "€", b"x" + euro[:2], euro[2:]) == ([True, False], "x\n")
+    assert printed(capsysbinary, "b", b"xb" + euro[:2]) == ([False], "x\n")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])

@@ -5,39 +5,56 @@ the library inside its body: --help must answer at once.
 """
 
 import importlib
+import os
 import sys
 
 import click
 
 from .. import __version__
 from ..errors import FemtoError
-from .options import say
+from .options import COMPLETE, say
 
-# What is listed under --help, in the order of use: name -> module.
-COMMANDS = {
-    "train-bpe": "train_bpe",
-    "init": "init",
-    "train": "train",
-    "generate": "generate",
-    "infer": "generate",
-    "eval": "eval",
-    "diagnose": "diagnose",
-    "info": "info",
-    "loss": "loss",
-    "tokenize": "tokenize",
-    "count-tokens": "count_tokens",
-    "dump-tokenizer": "dump_tokenizer",
-    "insert-layer": "insert_layer",
-    "init-with": "init_with",
-    "chunks": "chunks",
-    "compare": "compare",
-    "cluster-tokens": "cluster_tokens",
-    "reset-optimizer": "reset_optimizer",
-    "import": "import_",
-    "export": "export",
-    "search": "search",
-    "experiment": "experiment",
+# What is listed under --help, in the order of use: heading -> name -> module.
+SECTIONS = {
+    "Make and train a model": {
+        "train-bpe": "train_bpe",
+        "init": "init",
+        "train": "train",
+        "search": "search",
+        "reset-optimizer": "reset_optimizer",
+    },
+    "Use it": {
+        "generate": "generate",
+        "infer": "generate",
+        "eval": "eval",
+    },
+    "Look at what it learnt, and why not": {
+        "info": "info",
+        "loss": "loss",
+        "diagnose": "diagnose",
+        "chunks": "chunks",
+        "cluster-tokens": "cluster_tokens",
+        "compare": "compare",
+    },
+    "Look at tokens": {
+        "tokenize": "tokenize",
+        "count-tokens": "count_tokens",
+        "dump-tokenizer": "dump_tokenizer",
+    },
+    "Grow it": {
+        "insert-layer": "insert_layer",
+        "init-with": "init_with",
+    },
+    "Exchange it with other programs": {
+        "import": "import_",
+        "export": "export",
+    },
+    "More": {
+        "experiment": "experiment",
+        "completion": "completion",
+    },
 }
+COMMANDS = {name: module for section in SECTIONS.values() for name, module in section.items()}
 HIDDEN = {"infer"}  # femtoGPT's name for generate
 
 
@@ -57,7 +74,18 @@ class Commands(click.Group):
             return None
         return importlib.import_module(f".{COMMANDS[name]}", __name__).command
 
+    def format_commands(self, context, formatter):
+        width = max(map(len, COMMANDS))
+        for heading, section in SECTIONS.items():
+            names = [name for name in section if name not in HIDDEN]
+            with formatter.section(heading):
+                formatter.write_dl([
+                    (name.ljust(width), self.get_command(context, name).get_short_help_str(
+                        formatter.width - width - 4)) for name in names])
+
     def main(self, *args, **kwargs):
+        if COMPLETE in os.environ:
+            importlib.import_module(".completion", __name__)  # it has bash's, which click looks up
         if not kwargs.pop("standalone_mode", True):
             return super().main(*args, standalone_mode=False, **kwargs)
         try:
@@ -87,7 +115,23 @@ class Commands(click.Group):
             sys.exit(130)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+EPILOG = """\b
+Files, where no option names others:
+  model.safetensors  what init writes and all else reads
+  dataset.txt        the text that train learns
+  tokenizer.json     what train-bpe writes
+
+\b
+Environment:
+  NO_COLOR, FORCE_COLOR  no colours; colours in a pipe too
+  XDG_CACHE_HOME         where compiled code and tokens are kept (Linux)
+  FEMTOGPT_VECTORS       avx512, avx2, neon or none: the processor's vectors
+
+`femtogpt COMMAND --help` tells a command's options, and shows an example.
+"""
+
+
+@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="femtogpt")
 def main():
     """Train a small language model on an ordinary computer.

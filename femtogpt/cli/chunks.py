@@ -4,6 +4,7 @@ import click
 
 from ..errors import FemtoError
 from .options import (
+    FILE,
     dataset_option,
     encoded,
     json_option,
@@ -26,7 +27,8 @@ SHOWN = 60  # bytes of a chunk
               help="Tokens of a chunk, rounded up to whole windows of num_tokens.")
 @click.option("--count", type=click.IntRange(1), default=5, show_default=True,
               help="How many to list, of the hardest and of the easiest.")
-@click.option("--output", help="A text file to write: the hardest chunks, in the text's order.")
+@click.option("--output", type=FILE,
+              help="A text file to write: the hardest chunks, in the text's order.")
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @threads_option
 @json_option

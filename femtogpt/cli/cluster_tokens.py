@@ -7,7 +7,7 @@ from .options import encoded, json_option, load_model, model_option, print_json,
 NEIGHBOURS = 4
 
 
-@click.command()
+@click.command(short_help="Tell which tokens are alike to a model.")
 @model_option
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True,
               help="How many tokens to list.")

@@ -2,12 +2,12 @@
 
 import click
 
-from .options import json_option, load_model, print_json, printable
+from .options import FILE, json_option, load_model, print_json, printable
 
 
-@click.command()
-@click.argument("model_a", metavar="A")
-@click.argument("model_b", metavar="B")
+@click.command(short_help="Tell what two models share, and how far apart they are.")
+@click.argument("model_a", type=FILE, metavar="A")
+@click.argument("model_b", type=FILE, metavar="B")
 @click.option("--limit", type=click.IntRange(1), default=10, show_default=True,
               help="How many tokens to list, of the farthest and of the nearest.")
 @click.option("--reverse", is_flag=True, help="The nearest first.")

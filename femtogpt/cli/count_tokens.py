@@ -9,13 +9,14 @@ from .options import (
     model_option,
     print_json,
     printable,
+    tokenizer_data_option,
     tokenizer_of,
 )
 
 
 @click.command()
 @model_option
-@click.option("--tokenizer-data", help="A tokenizer's file, instead of a model's.")
+@tokenizer_data_option
 @dataset_option
 @click.option("--limit", type=click.IntRange(1), default=30, show_default=True,
               help="How many tokens to list.")

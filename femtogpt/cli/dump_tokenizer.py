@@ -2,12 +2,12 @@
 
 import click
 
-from .options import load_model, model_option, require_absent, say
+from .options import FILE, load_model, model_option, require_absent, say
 
 
 @click.command()
 @model_option
-@click.option("--tokenizer-data", default="tokenizer.json", show_default=True,
+@click.option("--tokenizer-data", type=FILE, default="tokenizer.json", show_default=True,
               help="The file to write; the format .tiktoken if its name ends so.")
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 def command(model, tokenizer_data, force):

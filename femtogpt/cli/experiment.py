@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
-from .options import print_json, say, say_if_compiling, threads_option
+from .options import FOLDER, print_json, say, say_if_compiling, threads_option
 from .progress import Progress
 from .signals import stop_signals
 
-FOLDER = "experiments"
-folder_option = click.option("--folder", default=FOLDER, show_default=True,
+RUNS = "experiments"
+folder_option = click.option("--folder", type=FOLDER, default=RUNS, show_default=True,
                              help="Where runs are kept; what they came to is in FOLDER.json, "
                              ".md and .html.")
 
 
-@click.group()
+@click.group(short_help="Run again the experiments of the log that started this.")
 def command():
     """Run again the experiments of the log that started this, and more.
 
@@ -87,9 +87,9 @@ def show(number, folder, as_json):
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True,
               help="How many: data, start and batches follow from 1, 2, ...")
 @folder_option
-@click.option("--texts", multiple=True, default=("texts",), show_default="texts",
+@click.option("--texts", type=FOLDER, multiple=True, default=("texts",), show_default="texts",
               help="A folder with shakespeare.txt or Rust crates; may be given several times.")
-@click.option("--rust", help="Use all .rs files of this folder instead of the crates.")
+@click.option("--rust", type=FOLDER, help="Use all .rs files of this folder instead of the crates.")
 @threads_option
 def run(numbers, everything, seeds, folder, texts, rust, threads):
     """Run experiments, seed by seed; what is there already is not run again.

@@ -2,12 +2,12 @@
 
 import click
 
-from .options import format_option, load_model, model_option, require_absent, say
+from .options import FILE, format_option, load_model, model_option, require_absent, say
 
 
 @click.command()
 @format_option
-@click.argument("output")
+@click.argument("output", type=FILE)
 @model_option
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 def command(file_format, output, model, force):

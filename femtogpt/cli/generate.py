@@ -1,12 +1,13 @@
 """femtogpt generate (femtoGPT: infer)"""
 
-import codecs
 import sys
 import time
 
 import click
 
+from .interactive import Conversation, lines
 from .options import load_model, model_option, say, say_if_compiling
+from .streaming import drawn, make_printer, say_legend
 
 
 @click.command()
@@ -24,86 +25,68 @@ from .options import load_model, model_option, say, say_if_compiling
 @click.option("--stop", help="End before this text appears.")
 @click.option("--echo/--no-echo", default=True, help="Print the prompt first.")
 @click.option("--num-samples", type=click.IntRange(1), default=1, show_default=True)
-def command(positional, prompt, model, count, temperature, top_k, top_p, seed, stop, echo,
-            num_samples):
+@click.option("--show-probabilities", "probabilities", is_flag=True,
+              help="Colour each token by how likely the model found it (at temperature 1); "
+              "without colours, a line a token.")
+@click.option("--interactive", "-i", is_flag=True, help="Prompt after prompt; /help tells more.")
+def command(positional, prompt, model, echo, num_samples, probabilities, interactive, **settings):
     """Generate text.
 
     \b
     Without a prompt, and before one, stands the start of a line.
     Example:
       femtogpt generate --prompt "13 + 29 = " --temperature 0
+      femtogpt generate --interactive --show-probabilities
     """
     if positional is not None and prompt is not None:
         raise click.UsageError("give the prompt once")
     prompt = positional if prompt is None else prompt
+    if interactive and (prompt == "-" or num_samples > 1):
+        raise click.UsageError("--interactive reads prompts from standard input, and answers "
+                               "each once: leave --num-samples and --prompt - away")
     if prompt == "-":
         prompt = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     if prompt == "":
         raise click.UsageError("the prompt is empty: leave --prompt away to begin with a line")
-    if stop == "":
+    if settings["stop"] == "":
         raise click.UsageError("--stop is empty")
-
-    import numpy as np
-
-    from ..sampler import TOGETHER, generate_together, prompt_ids
 
     loaded = load_model(model)
     say_if_compiling(loaded.tokenizer)
-    ids = prompt_ids(loaded.tokenizer, loaded.config.num_tokens, prompt)
-    if seed is None:
-        seed = int(np.random.SeedSequence().entropy % 2**63)
+    if interactive:
+        Conversation(loaded, settings, echo, probabilities).hold(lines(prompt))
+    else:
+        _print_samples(loaded, prompt, echo, num_samples, probabilities, **settings)
+
+
+def _print_samples(model, prompt, echo, num_samples, probabilities, count, seed, stop, **settings):
+    """Prints num_samples texts that continue the prompt; tells the speed on standard error."""
+    from ..sampler import TOGETHER, prompt_ids, random_seed
+
+    ids = prompt_ids(model.tokenizer, model.config.num_tokens, prompt)
+    seed = random_seed() if seed is None else seed
     say_if_compiling()
-    beginning = prompt.encode("utf-8", "surrogateescape") if echo and prompt else b""
-    if num_samples == 1:
-        click.echo(beginning, nl=False)
+    if probabilities:
+        say_legend()
     made, seconds = 0, 0.0
     for first in range(0, num_samples, TOGETHER):
         seeds = range(seed + first, seed + min(first + TOGETHER, num_samples))
-        printers = [_Printer(stop, streams=num_samples == 1) for _ in seeds]
+        printers = [make_printer(stop, probabilities, streams=num_samples == 1) for _ in seeds]
+        if num_samples == 1:
+            printers[0].begin(prompt if echo else None)
         began, ended = None, set()
-        for sample, token in generate_together(loaded.config, loaded.parameters,
-                                               [ids] * len(seeds), count, seeds, temperature,
-                                               top_k, top_p, ended):
+        for sample, token, *probability in drawn(model, probabilities, ids, count, seeds, ended,
+                                                 **settings):
             began = began or time.perf_counter()
             made += 1
-            if not printers[sample].show(loaded.tokenizer.piece(token)):
+            if not printers[sample].show(model.tokenizer.piece(token), *probability):
                 ended.add(sample)
         seconds += time.perf_counter() - began
         made -= len(seeds)  # the first tokens came with the prompt
         for sample, printer in enumerate(printers, first):
             if num_samples > 1:
                 click.echo(f"--- {sample + 1} (seed {seed + sample})")
-                click.echo(beginning, nl=False)
+                printer.begin(prompt if echo else None)
             printer.end()
     if made > 0 and seconds > 0:
         say(f"{made + num_samples} tokens, {made / seconds:,.0f} tokens/s, seed {seed}")
-
-
-class _Printer:
-    """Streams bytes as text: whole characters only, and never a part of the stop text."""
-
-    def __init__(self, stop, streams=True):
-        """streams: else all is kept for end()."""
-        self.stop, self.streams = stop, streams
-        self.decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self.ready, self.waiting = "", ""
-
-    def show(self, piece):
-        """Prints what can be printed by now. Returns False once the stop text was met."""
-        self.waiting += self.decode(piece)
-        keep = 0
-        if self.stop:
-            if self.stop in self.waiting:
-                self.waiting = self.waiting.split(self.stop)[0]
-                return False
-            keep = next((n for n in range(min(len(self.stop), len(self.waiting)), 0, -1)
-                         if self.stop.startswith(self.waiting[-n:])), 0)
-        held = len(self.waiting) - keep
-        self.ready, self.waiting = self.ready + self.waiting[:held], self.waiting[held:]
-        if self.streams:
-            click.echo(self.ready.encode(), nl=False)
-            self.ready = ""
-        return True
-
-    def end(self):
-        click.echo((self.ready + self.waiting + self.decode(b"", True)).encode())

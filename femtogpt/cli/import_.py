@@ -2,12 +2,12 @@
 
 import click
 
-from .options import format_option, model_option, require_absent, say
+from .options import FILE, format_option, model_option, require_absent, say
 
 
 @click.command("import")
 @format_option
-@click.argument("file")
+@click.argument("file", type=FILE)
 @model_option
 @click.option("--force", is_flag=True, help="Replace a model that is there.")
 def command(file_format, file, model, force):

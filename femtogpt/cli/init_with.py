@@ -3,17 +3,17 @@
 import click
 
 from ..errors import FemtoError
-from .options import load_model, make_tokenizer, require_absent, say_if_compiling
+from .options import FILE, load_model, make_tokenizer, require_absent, say_if_compiling
 
 
-@click.command()
-@click.option("--parent", default="model.safetensors", show_default=True,
+@click.command(short_help="Make a model of another size or tokenizer of its parent.")
+@click.option("--parent", type=FILE, default="model.safetensors", show_default=True,
               help="The model file to read.")
-@click.option("--child", "output", default="child.safetensors", show_default=True,
+@click.option("--child", "output", type=FILE, default="child.safetensors", show_default=True,
               help="The model file to write.")
 @click.option("--tokenizer", "kind", type=click.Choice(["byte", "ascii", "char", "bpe"]),
               help="[default: the parent's, or bpe with --tokenizer-data]")
-@click.option("--tokenizer-data", help="As init's.")
+@click.option("--tokenizer-data", type=FILE, help="As init's.")
 @click.option("--num-tokens", type=click.IntRange(1), help="The context. [default: the parent's]")
 @click.option("--embedding-degree", type=click.IntRange(1),
               help="The width. [default: the parent's]")

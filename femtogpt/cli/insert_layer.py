@@ -2,13 +2,13 @@
 
 import click
 
-from .options import encoded, load_model, require_absent, say_if_compiling
+from .options import FILE, encoded, load_model, require_absent, say_if_compiling
 
 
-@click.command()
-@click.option("--input", "source", default="model.safetensors", show_default=True,
+@click.command(short_help="Make a model deeper; at first it computes the same.")
+@click.option("--input", "source", type=FILE, default="model.safetensors", show_default=True,
               help="The model file to read.")
-@click.option("--output", help="The model file to write.")
+@click.option("--output", type=FILE, help="The model file to write.")
 @click.option("--insert-at", "places", type=click.IntRange(0), multiple=True,
               help="Before which layer of the input, counted from 0; its number of layers: behind "
               "the last. May be given several times.")

@@ -3,15 +3,15 @@
 import click
 
 from ..errors import FemtoError
-from .options import json_option, load_model, model_option, print_json, require_absent
+from .options import FILE, json_option, load_model, model_option, print_json, require_absent
 
 
-@click.command()
+@click.command(short_help="Print a model's last losses, or draw the curve.")
 @model_option
 @click.option("--limit", type=click.IntRange(1), default=10, show_default=True,
               help="How many of the last steps.")
-@click.option("--plot", help="Draw the whole curve instead: an SVG file to write, or - for the "
-              "terminal.")
+@click.option("--plot", type=FILE,
+              help="Draw the whole curve instead: an SVG file to write, or - for the terminal.")
 @click.option("--force", is_flag=True, help="Replace a drawing that is there.")
 @json_option
 def command(model, limit, plot, force, as_json):

@@ -9,14 +9,21 @@ import click
 
 from ..errors import FemtoError
 
+COMPLETE = "_FEMTOGPT_COMPLETE"  # set, by a shell: femtogpt completes a line, and does nothing else
 COMPILED_TOKENIZERS = ("bpe", "pathpiece")
 PLAIN_LINE_SECONDS = 10  # between lines where standard error is not a terminal
 
+# Paths, for shells to complete; whether a file can be read is found out on reading it.
+FILE = click.Path(readable=False)
+FOLDER = click.Path(readable=False, file_okay=False)
+FOLDER.name = "folder"
+
 model_option = click.option(
-    "--model", default="model.safetensors", show_default=True, help="The model file."
+    "--model", type=FILE, default="model.safetensors", show_default=True, help="The model file."
 )
 dataset_option = click.option(
-    "--dataset", "datasets", multiple=True, default=("dataset.txt",), show_default="dataset.txt",
+    "--dataset", "datasets", type=FILE, multiple=True, default=("dataset.txt",),
+    show_default="dataset.txt",
     help="A text file, or a folder of them; may be given several times.",
 )
 format_option = click.option(
@@ -24,6 +31,9 @@ format_option = click.option(
     help="The other program.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+tokenizer_data_option = click.option(
+    "--tokenizer-data", type=FILE, help="A tokenizer's file, instead of a model's."
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(1, 1024), help="[default: all processors]"
 )
@@ -38,8 +48,9 @@ case_option = click.option(
 SHAPE_OPTIONS = (
     click.option("--tokenizer", "kind", type=click.Choice(["byte", "ascii", "char", "bpe"]),
                  default="byte", show_default=True),
-    click.option("--tokenizer-data", help="char: a text [default: dataset.txt]; bpe: what "
-                 "train-bpe wrote, or a JSON array of strings [default: tokenizer.json]."),
+    click.option("--tokenizer-data", type=FILE,
+                 help="char: a text [default: dataset.txt]; bpe: what train-bpe wrote, or a "
+                 "JSON array of strings [default: tokenizer.json]."),
     reserve_option,
     case_option,
     click.option("--num-tokens", type=click.IntRange(1), default=80, show_default=True,

@@ -7,7 +7,7 @@ import click
 from .options import load_model, model_option
 
 
-@click.command()
+@click.command(short_help="Drop the optimizer's state; the file shrinks to a third.")
 @model_option
 def command(model):
     """Drop the optimizer's state: the file shrinks, the model stays.

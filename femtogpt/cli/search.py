@@ -12,6 +12,8 @@ import click
 
 from ..search.candidates import VARIED
 from .options import (
+    FILE,
+    FOLDER,
     PLAIN_LINE_SECONDS,
     dataset_option,
     json_option,
@@ -46,11 +48,11 @@ class Names(click.ParamType):
         return found
 
 
-@click.command()
+@click.command(short_help="Try several starts, and keep and grow the best.")
 @dataset_option
-@click.option("--output", default="model.safetensors", show_default=True,
+@click.option("--output", type=FILE, default="model.safetensors", show_default=True,
               help="The model file to write: the best.")
-@click.option("--folder", default="search", show_default=True,
+@click.option("--folder", type=FOLDER, default="search", show_default=True,
               help="Where candidates are kept, and how far the search is.")
 @click.option("--candidates", type=click.IntRange(1, 1000), default=8, show_default=True,
               help="How many starts, of the seeds --seed, --seed + 1, ...")

@@ -7,12 +7,14 @@ import click
 
 from ..errors import FemtoError
 from .options import (
+    FILE,
     dataset_option,
     json_option,
     long_reading,
     model_option,
     printable,
     say,
+    tokenizer_data_option,
     tokenizer_of,
 )
 
@@ -24,10 +26,10 @@ JSON = ("[", ", ", "[", ", ", "]", "]\n")
 
 @click.command()
 @model_option
-@click.option("--tokenizer-data", help="A tokenizer's file, instead of a model's.")
+@tokenizer_data_option
 @dataset_option
 @click.option("--pieces", is_flag=True, help="The pieces instead of their ids.")
-@click.option("--output", help="The file to write. [default: standard output]")
+@click.option("--output", type=FILE, help="The file to write. [default: standard output]")
 @json_option
 def command(model, tokenizer_data, datasets, pieces, output, as_json):
     """Print a text's token ids, one document a line.

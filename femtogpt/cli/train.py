@@ -13,6 +13,7 @@ import click
 
 from ..errors import FemtoError
 from .options import (
+    FILE,
     dataset_option,
     load_model,
     long_reading,
@@ -72,7 +73,7 @@ class Duration(click.ParamType):
               help="Rollback: to the last save, other batches, half the rate. [default: stop]")
 @click.option("--for", "seconds", type=Duration(), help="Train about this long, e.g. 20m.")
 @click.option("--until-loss", type=float, help="Stop once the smoothed loss is at or below.")
-@click.option("--log", type=click.Path(), help="Append a JSON line a step.")
+@click.option("--log", type=FILE, help="Append a JSON line a step.")
 @click.option("--reset-optimizer", is_flag=True, help="Begin with fresh moments.")
 @click.option("--changed-dataset", is_flag=True,
               help="Finish a run though its dataset is not what it was.")

@@ -3,6 +3,7 @@
 import click
 
 from .options import (
+    FILE,
     case_option,
     dataset_option,
     json_option,
@@ -22,7 +23,7 @@ SHOWN = 8  # of the last merges
 
 @click.command()
 @dataset_option
-@click.option("--tokenizer-data", default="tokenizer.json", show_default=True,
+@click.option("--tokenizer-data", type=FILE, default="tokenizer.json", show_default=True,
               help="The file to write (Hugging Face's tokenizer.json).")
 @click.option("--vocab-size", type=click.IntRange(1), default=768, show_default=True,
               help="Tokens to learn, the single bytes among them.")
