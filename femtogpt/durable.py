@@ -54,6 +54,18 @@ def replace(path, parts, keep_previous=True):
                          "untouched; make room or choose another place") from None
 
 
+def require_writable(path):
+    """Raises FemtoError, which names the file, where replace could not write it: before long work.
+    """
+    temporary = Path(f"{os.path.realpath(path)}.writing")
+    try:
+        temporary.unlink(missing_ok=True)
+        open(temporary, "xb").close()
+        temporary.unlink()
+    except OSError as error:
+        raise FemtoError(f"cannot write {path}: {error.strerror}. Choose another place") from None
+
+
 def _copy_mode(path, file):
     """What only its owner could read stays so."""
     if hasattr(os, "fchmod"):

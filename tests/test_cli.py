@@ -536,6 +536,13 @@ def test_train_bpe_chooses_the_split(folder):
     assert ("llama.cpp" in result.stderr) == (split == "none")
 
 
+def test_train_bpe_finds_out_first_where_it_cannot_write(folder, monkeypatch):
+    (folder / "dataset.txt").write_text("low lower lowest\n" * 50)
+    monkeypatch.setattr("femtogpt.tokenizer.train_bpe", None)  # what must not be called
+    result = invoke_both("train-bpe", "--tokenizer-data=none/t.json", exit_code=1)
+    assert "cannot write none/t.json: No such file or directory" in result.stderr
+
+
 def test_train_bpe_says_that_a_vocabulary_is_too_large(folder):
     (folder / "dataset.txt").write_text("low lower lowest\n" * 50)
     assert "too seldom" not in invoke("train-bpe", "--vocab-size=257")

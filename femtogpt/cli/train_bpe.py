@@ -57,6 +57,7 @@ def command(datasets, tokenizer_data, vocab_size, kind, epoch, as_json, **option
     from tqdm import tqdm
 
     from ..data import count_bytes, count_tokens, encode_texts, find_texts
+    from ..durable import require_writable
     from ..tokenizer import BPETokenizer, save_tokenizer, train_bpe, train_pathpiece
 
     train = train_bpe if kind == "bpe" else train_pathpiece
@@ -64,6 +65,7 @@ def command(datasets, tokenizer_data, vocab_size, kind, epoch, as_json, **option
     if epoch is not None:
         say("--epoch is not needed: the merges are exact after one pass")
     texts = find_texts(datasets)
+    require_writable(tokenizer_data)
     say_if_compiling(BPETokenizer)
     if options["split"] == "auto":
         options["split"] = _choose_split(texts, vocab_size, options)
