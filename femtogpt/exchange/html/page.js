@@ -82,7 +82,8 @@ function start() {
       text.append(fresh);
       if (atEnd) text.scrollTop = text.scrollHeight;
       // The first token came with the prompt.
-      const rate = made > 1 ? (made - 1) / (performance.now() - began) * 1000 : 0;
+      const seconds = (performance.now() - began) / 1000; // some browsers' clocks are coarse
+      const rate = made > 1 && seconds > 0 ? (made - 1) / seconds : 0;
       speed.textContent = `${made.toLocaleString("en")} tokens`
         + (rate ? `, ${Math.round(rate).toLocaleString("en")} tokens/s` : "") + `, seed ${seed}`;
       await pause();
