@@ -9,6 +9,7 @@ const [json, weights, script] = [...html.matchAll(/<script[^>]*>([^]*?)<\/script
 vm.runInThisContext(script);
 const { T, tokenizer, decoder } = vm.runInThisContext("load")(json, weights);
 const { philox, promptIds, generate } = vm.runInThisContext("({ philox, promptIds, generate })");
+const { dtype, count } = JSON.parse(json);
 
 const answers = {
   // Of each text its ids, or what was thrown; and the pieces of these joined.
@@ -21,6 +22,7 @@ const answers = {
     }
   }),
   pieces: () => tokenizer.pieces,
+  weights: () => Array.from(vm.runInThisContext("unpack")(weights, dtype, count)),
   // The logits after each token.
   logits: (ids) => {
     decoder.length = 0;
