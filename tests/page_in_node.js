@@ -21,6 +21,7 @@ const answers = {
       return [error.message, null];
     }
   }),
+  chunks: (texts) => texts.map((text) => text.match(tokenizer.pattern) ?? []),
   pieces: () => tokenizer.pieces,
   weights: () => Array.from(vm.runInThisContext("unpack")(weights, dtype, count)),
   // The logits after each token.

@@ -28,7 +28,6 @@ from femtogpt.sampler import generate_with_probabilities, prompt_ids
 from femtogpt.tensors import views
 from femtogpt.tokenizer import (
     AsciiTokenizer,
-    BPETokenizer,
     ByteTokenizer,
     LowercaseTokenizer,
     PiecesTokenizer,
@@ -37,6 +36,8 @@ from femtogpt.tokenizer import (
     train_char,
     train_pathpiece,
 )
+from femtogpt.tokenizer.characters import classes
+from femtogpt.tokenizer.cutting import split_chunks
 
 NODE = shutil.which("node")
 CHROMIUM = shutil.which("chromium")
@@ -53,7 +54,8 @@ ODD = [
     "!!!??? --- ... \"quoted\" 'single'", "ǅ ǈ Ꮳ 𐐀 𝒜 𞤀 \U0001e030 \U00016d40",
     "a" * 33,
     "KING\nQUEEN \n \n x", "the the the thethe  the", "\u180e\u200b\u200d\u0085", "x" * 70 + " the",
-    "don't  DON'T 're'RE 'vE 'sand 'Sand 'ſand'ſand'ſand 'llama", ".\n.\r\n . \n", "9\n99 999\t9999 99999",
+    "don't  DON'T 're'RE 'vE we'REst I'vest you'LLama you'llama it'Sand 'ſand'Dad I'moo a'Tee",
+    ".\n.\r\n . \n", "9\n99 999\t9999 99999",
 ]
 
 
@@ -115,12 +117,6 @@ class Page(HTMLParser):
             self.texts[key] = self.texts.get(key, "") + data
 
 
-def crossing(split):
-    """A tokenizer whose merges know no borders: each that `split` sets changes ids."""
-    data = train_bpe(["\n".join([*ODD, *rng_text()]) * 2], 1200, split="none").data
-    return BPETokenizer(data._replace(split=split))
-
-
 TOKENIZERS = {
     "byte": ByteTokenizer,
     "ascii": AsciiTokenizer,
@@ -129,8 +125,6 @@ TOKENIZERS = {
     "reserved": lambda: ReservedTokenizer(ReservedTokenizer(ByteTokenizer(), 3), 2),
     "bpe gpt2": lambda: train_bpe([shakespeare()], 500),
     "bpe gpt4": lambda: train_bpe([shakespeare()], 500, split="gpt4", case_sensitive=False),
-    "bpe gpt2, merges across": lambda: crossing("gpt2"),
-    "bpe gpt4, merges across": lambda: crossing("gpt4"),
     "bpe none": lambda: train_bpe([shakespeare()], 500, split="none"),
     "bpe super": lambda: train_bpe([shakespeare()], 500, split="super", reserve_tokens=2),
     "bpe seen": lambda: train_bpe([shakespeare()], 300, base="seen"),
@@ -161,6 +155,20 @@ def test_the_pages_ids_are_ours(kind, tmp_path):
         assert ids == ours.tolist(), source
         assert joined.encode("latin-1") == tokenizer.decode(ours)
     assert (refused > 0) == (kind in ("char", "lowercase", "bpe seen", "pieces"))
+
+
+@with_node
+@pytest.mark.parametrize("split", ["gpt2", "gpt4"])
+def test_the_pages_chunks_are_ours(split, tmp_path):
+    tokenizer, texts = train_bpe(["a"], 256, split=split), [*ODD, *rng_text(), shakespeare(3000)]
+    [chunks] = in_node(page_of(model_of(tokenizer, num_layers=1), tmp_path), ["chunks", texts])
+    for source, found in zip(texts, chunks, strict=True):
+        assert [c.encode() for c in found] == split_chunks(source.encode(), split), source
+    edges = np.flatnonzero(np.diff(classes()))  # the last of each range of characters
+    edges = edges[(edges < 0xD7FF) | (edges > 0xE000)]
+    edge = "".join(f"{chr(c)}x1 {chr(c + 1)}x1 " for c in edges.tolist())
+    [[found]] = in_node(tmp_path / "page.html", ["chunks", [edge]])
+    assert [c.encode() for c in found] == split_chunks(edge.encode(), split)
 
 
 def decoded(model, ids):
