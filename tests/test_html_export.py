@@ -54,7 +54,8 @@ ODD = [
     "!!!??? --- ... \"quoted\" 'single'", "ǅ ǈ Ꮳ 𐐀 𝒜 𞤀 \U0001e030 \U00016d40",
     "a" * 33,
     "KING\nQUEEN \n \n x", "the the the thethe  the", "\u180e\u200b\u200d\u0085", "x" * 70 + " the",
-    "don't  DON'T 're'RE 'vE we'REst I'vest you'LLama you'llama it'Sand 'ſand'Dad I'moo a'Tee",
+    "don't  DON'T 're'RE 'vE we'rest we'REst I'vest you'LLama you'llama it'Sand 'ſand'Dad",
+    "I'moo a'Tee",
     ".\n.\r\n . \n", "9\n99 999\t9999 99999",
 ]
 
@@ -296,14 +297,14 @@ def test_a_page_is_closed_to_the_network_and_to_its_own_words(tmp_path):
     assert html.write(model, path, "float32") and path.read_text("utf-8") == source
 
 
-def test_a_model_that_no_page_holds_is_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(writing, "LARGEST", 50_000)
+def test_a_model_that_no_page_holds_is_refused(tmp_path, monkeypatch):
     model = model_of(ByteTokenizer(), num_layers=1)
-    with pytest.raises(FemtoError, match=r"a\.html cannot be written: .*weights in float32"):
-        html.write(model, tmp_path / "a.html", "float32")
-    monkeypatch.setattr(writing, "LARGEST", 70_000)
-    with pytest.raises(FemtoError, match="--dtype float16 halves that"):
-        html.write(model, tmp_path / "a.html", "float32")
+    for largest, dtype, way_out in ((50_000, "float32", "--dtype float16 halves that"),
+                                    (70_000, "float32", "--dtype float16 halves that"),
+                                    (20_000, "float16", "smaller models")):
+        monkeypatch.setattr(writing, "LARGEST", largest)
+        with pytest.raises(FemtoError, match=rf"a\.html cannot be written: .* MB: .*{way_out}"):
+            html.write(model, tmp_path / "a.html", dtype)
     assert not list(tmp_path.iterdir())
 
 

@@ -17,6 +17,7 @@ from .options import FILE, load_model, model_option, require_absent, say, say_if
 def command(file_format, positional, output, model, dtype, force):
     """Write a model as a file of another program.
 
+    \b
     femto: the Rust femtoGPT's; for models of recipe femto.
     html: a page that holds the model and runs it in a browser, alone and offline.
 

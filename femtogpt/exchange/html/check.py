@@ -27,8 +27,8 @@ class Rounding(NamedTuple):
     def sentence(self):
         """It, for people."""
         told = "the same" if self.same else "NOT the same"
-        return (f"greedy text of {self.texts} beginnings, {COUNT} tokens each, is {told} with its "
-                f"weights in float16 (logits differ by {self.difference:.2g} at most, the two "
+        return (f"greedy text of {self.texts} beginnings, {COUNT} tokens each, is {told} as "
+                f"with float32 (logits differ by {self.difference:.2g} at most, the two "
                 f"likeliest by {self.margin:.2g} at least)")
 
 

@@ -31,15 +31,22 @@ def write(model, path, dtype=None):
     it can't be written.
     """
     try:
+        _check_size(model.parameters.size * BYTES[dtype or "float16"] * 4 // 3, dtype)
         dtype, weights, note = _weights(model, dtype)
         page = _page(model, Path(path).stem, dtype, weights, note)
-        if len(page) > LARGEST:
-            raise FemtoError(f"it would be {_megabytes(len(page))}, above {_megabytes(LARGEST)}"
-                             + ("; --dtype float16 halves that" if dtype == "float32" else ""))
+        _check_size(len(page), dtype)
     except FemtoError as error:
         raise FemtoError(f"{path} cannot be written: {error}") from None
     replace(path, [page], keep_previous=False)
-    return [note, f"a page of {_megabytes(len(page))}, weights in {dtype}"]
+    return [f"a page of {_megabytes(len(page))}, weights in {dtype}: {note}"]
+
+
+def _check_size(size, dtype):
+    """Raises FemtoError for a page of size bytes, if that is above LARGEST."""
+    if size > LARGEST:
+        raise FemtoError(f"it would be {_megabytes(size)}, above {_megabytes(LARGEST)}: "
+                         + ("--dtype float16 halves that" if dtype == "float32" else
+                            "a page is for smaller models"))
 
 
 def _megabytes(size):
@@ -49,13 +56,10 @@ def _megabytes(size):
 def _weights(model, dtype):
     """(dtype, the parameters in it, what there is to say of it)."""
     parameters = model.parameters
-    if parameters.size * BYTES[dtype or "float16"] * 4 // 3 > LARGEST:  # before all the work
-        raise FemtoError(f"{parameters.size:,} weights in {dtype or 'float16'} are more than a "
-                         f"page of {_megabytes(LARGEST)} holds")
     if not np.isfinite(parameters).all():
         raise FemtoError(NOT_FINITE)
     if dtype == "float32":
-        return dtype, parameters.astype("<f4"), "the weights are the model's own, float32"
+        return dtype, parameters.astype("<f4"), "the model's own numbers"
     with np.errstate(over="ignore"):
         half = parameters.astype("<f2")
     if not np.isfinite(half).all():
@@ -81,7 +85,8 @@ def _page(model, name, dtype, weights, note):
     script = "\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS)
     frame = Template((HERE / "page.html").read_text("utf-8"))
     page = frame.substitute(
-        title=escape(name), about=escape(_about(model)), weights_note=escape(_sentence(note)),
+        title=escape(name), about=escape(_about(model)),
+        weights_note=escape(f"Its weights are stored in {dtype}: {note}."),
         style=style, style_hash=_hash(style), script=script, script_hash=_hash(script),
         # Within a script element only "<" could end it.
         model=json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
@@ -93,10 +98,6 @@ def _page(model, name, dtype, weights, note):
 def _hash(text):
     """An inline script's or style's name in a Content-Security-Policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
-
-
-def _sentence(text):
-    return text[0].upper() + text[1:] + "."
 
 
 def _about(model):
