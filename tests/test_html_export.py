@@ -374,6 +374,12 @@ def test_a_browser_runs_the_page_alone(tmp_path):
         browser.press("Escape", 27)
         wait("message", "Stopped")
         assert shown("text").startswith("c") and not shown("speed").startswith("10,000")
+        browser.value("document.getElementById('button').click()")
+        wait("button", "Stop")
+        browser.value("document.getElementById('top-k').value = 0,"  # no k: not valid
+                      "document.getElementById('button').click()")
+        wait("message", "Stopped")
+        browser.value("document.getElementById('top-k').value = ''")
         browser.value("document.getElementById('prompt').value = 'a'.repeat(1000)")
         browser.press("Enter", 13, modifiers=2)
         wait("message", "shorten it")

@@ -85,7 +85,7 @@ class Decoder {
     this.slides = encoding === "rope" || encoding === "none";
     this.positions = encoding === "learned" ? part("position_embedding")
       : encoding === "absolute" ? sinusoids(T, C) : null;
-    Object.assign(this, { T, C, NH, hs: C / NH, length: 0 });
+    Object.assign(this, { T, C, hs: C / NH, length: 0 });
     const half = encoding === "rope" ? this.hs / 2 : 0;
     this.frequencies = Float64Array.from({ length: half },
       (_, i) => config.rotary_base ** (-i / half));

@@ -101,6 +101,7 @@ function start() {
     }
     running = true;
     button.textContent = "Stop";
+    button.formNoValidate = true; // it stops whatever stands in the fields by now
     speed.textContent = "";
     say("");
     try {
@@ -110,6 +111,7 @@ function start() {
     }
     running = false;
     button.textContent = "Generate";
+    button.formNoValidate = false;
   }
 
   function tell({ target }) {
