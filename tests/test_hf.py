@@ -224,6 +224,15 @@ def test_the_card_tells_what_it_is(tmp_path, monkeypatch, unchecked):
     assert "torch.tensor" in "\n".join(card._use(with_tokenizer(TOKENIZERS["bpe"])))
 
 
+@every_kind
+def test_nothing_ends_a_text_and_only_a_newline_begins_it(tmp_path, unchecked, recipe, positions):
+    folder = written(model_of(recipe, positions), tmp_path / "out")
+    for name in ("config.json", "generation_config.json"):
+        found = json.loads((folder / name).read_text())
+        assert [found[f"{what}_token_id"] for what in ("bos", "eos", "pad")] == [0, None, None]
+    assert found["max_length"] == SHAPE["num_tokens"]
+
+
 # ---- refusals, and what a failure leaves
 
 

@@ -128,6 +128,6 @@ def _use(model):
 
 def _past(config):
     if config.positional_encoding == "rope":
-        return ("With `max_new_tokens` it goes on, the window sliding as femtogpt's does (in "
-                "transformers 5, whose cache takes `sliding_window` from config.json).")
+        return ("With `max_new_tokens` it goes on, the window sliding as femtogpt's does (tried in "
+                "transformers 4.57 and 5.24, whose cache takes `sliding_window` from config.json).")
     return "There are no positions beyond it."
