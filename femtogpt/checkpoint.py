@@ -39,6 +39,10 @@ class OtherVersion(FemtoError):
     """The file is of another format version, not damaged: nothing may take its place."""
 
 
+class NotOurs(FemtoError):
+    """The file is none that femtogpt wrote, or its header is damaged."""
+
+
 class NotFinite(FemtoError):
     """A tensor, .name, holds NaN or infinity: such a model is not written."""
 
@@ -123,10 +127,16 @@ def _parts(model):
         "optimizer": None if state is None else {"kind": state.kind, "t": state.t},
         "run": model.run,
         "lineage": model.lineage,
-        "sha256": _ZEROS,
     }
-    tensors = _tensors(model)
-    header = {"__metadata__": {"femtogpt": json.dumps(metadata)}, **_layout(tensors)}
+    return file_parts(_tensors(model), metadata)
+
+
+def file_parts(tensors, metadata, **beside):
+    """The bytes, part by part, of a safetensors file of tensors (name -> float32 or int32 array)
+    with a hash over all of it. metadata: a dict for JSON, with a format_version. beside: other
+    metadata, strings."""
+    metadata = json.dumps({**metadata, "sha256": _ZEROS})
+    header = {"__metadata__": {**beside, "femtogpt": metadata}, **_layout(tensors)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > LARGEST_HEADER or count_marks(text) > MOST_MARKS:
@@ -173,8 +183,8 @@ def load(path):
 
 def _read(path):
     # One open file from beginning to end: whoever trains this model may rename another over it.
-    with _opened(path) as file:
-        header, metadata = _read_header(path, file)
+    with opened(path) as file:
+        header, metadata = read_header(path, file)
         try:
             return _read_tensors(file, header, metadata)
         except FemtoError as error:
@@ -187,12 +197,12 @@ def _read(path):
 
 def read_metadata(path):
     """The metadata (a dict) of a model file whose hash is right. Raises FemtoError."""
-    with _opened(path) as file:
-        return _read_header(path, file)[1]
+    with opened(path) as file:
+        return read_header(path, file)[1]
 
 
 @contextlib.contextmanager
-def _opened(path):
+def opened(path):
     """A regular file (to open a pipe would wait for a writer), and what is wrong in one line."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -206,7 +216,7 @@ def _opened(path):
         raise FemtoError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _read_header(path, file):
+def read_header(path, file):
     """(the header, its metadata) of an open file whose hash is right; the tensors come next."""
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
@@ -228,7 +238,7 @@ def _read_header(path, file):
 def parse_header(path, text):
     """(what the header says of each tensor, the metadata), dicts of no certain content.
 
-    text: the header's bytes. Raises FemtoError where it is none of ours, OtherVersion too.
+    text: the header's bytes. Raises NotOurs and OtherVersion.
     """
     try:
         if count_marks(text) > MOST_MARKS:
@@ -237,7 +247,7 @@ def parse_header(path, text):
         metadata = json.loads(header.pop("__metadata__")["femtogpt"])
         version = metadata["format_version"]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise FemtoError(f"{path} is not a femtogpt model, or its header is damaged") from None
+        raise NotOurs(f"{path} is not a femtogpt model, or its header is damaged") from None
     if version != FORMAT_VERSION:
         raise OtherVersion(
             f"{path} has format version {version!r:.20}, this femtogpt reads version "
@@ -272,6 +282,18 @@ def _read_tensors(file, header, metadata):
         model.optimizer = fresh_state(config, optimizer["kind"])
         model.optimizer.t = optimizer["t"]
     tensors = _tensors(model)
+    fill(tensors, file, header)
+    losses, steps, validation = (tensors[f"history.{name}"].tolist()
+                                 for name in ("loss", "validation_step", "validation_loss"))
+    model.history = History(losses, list(zip(steps, validation, strict=True)))
+    return model
+
+
+def fill(tensors, file, header):
+    """Reads a file's tensors into tensors (name -> contiguous array), which are all that is to be
+    there. header: what read_header gave, emptied. Raises FemtoError for another type, shape or
+    place, and for NaN and infinity."""
+    left = os.fstat(file.fileno()).st_size - file.tell()
     for name, entry in _layout(tensors).items():
         if name not in header:
             raise FemtoError(f"the tensor {name} is missing")
@@ -286,7 +308,3 @@ def _read_tensors(file, header, metadata):
         file.readinto(_bytes_of(tensor))
         if not np.isfinite(tensor).all():
             raise FemtoError(f"the tensor {name} holds NaN or infinity")
-    losses, steps, validation = (tensors[f"history.{name}"].tolist()
-                                 for name in ("loss", "validation_step", "validation_loss"))
-    model.history = History(losses, list(zip(steps, validation, strict=True)))
-    return model

@@ -27,7 +27,7 @@ dataset_option = click.option(
     help="A text file, or a folder of them; may be given several times.",
 )
 format_option = click.option(
-    "--format", "file_format", type=click.Choice(["femto"]), required=True,
+    "--format", "file_format", type=click.Choice(["femto", "hf"]), required=True,
     help="The other program.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
