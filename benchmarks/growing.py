@@ -1,12 +1,13 @@
 """Is a grown model better than one begun again, or left as it was? At equal cost, seed by seed.
 
-    python benchmarks/growing.py --texts texts --texts rust [--other german.txt] [--seeds 3]
+    python benchmarks/growing.py --texts texts --texts rust --other german.txt    ten minutes
+    python benchmarks/growing.py insert-layer                                     four
 
-insert-layer: ten actions (C80 L4, and two layers more after 150 steps), against going on without
-them for as many milliseconds of the processors. init-with: a byte model of Shakespeare turned BPE
-(1054 tokens) or moved to Rust (to --other: another language) against a fresh model of the same
-shape, tokenizer, text and number of steps. The child has its parent's steps too; that is the
-point, but no saving where there is no parent.
+insert-layer: ten actions (C80, L 2 and 4, and two layers more after 150 steps), against going on
+without them, and against all layers from the start, by as many steps as take the same arithmetic.
+init-with: a byte model of Shakespeare turned BPE (1054 tokens), or moved to Rust (to --other:
+another language), against a fresh model of the same shape, tokenizer, text and number of steps.
+The child has its parent's steps too; that is the point, but no saving where there is no parent.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import femtogpt
 from femtogpt.experiment.entries import find
 from femtogpt.experiment.sources import make_text
 from femtogpt.scoring import evaluate, score
+from femtogpt.search.candidates import arithmetic
 from femtogpt.surgery.child import init_with
 from femtogpt.surgery.depth import insert_layers
 
@@ -43,8 +45,9 @@ def held_back(model, path):
     return evaluate(model.state, tokens)["bits_per_byte"]
 
 
-def inserted(seed, folder):
-    """{name: (held-back bits a byte, worst action, seconds)} of ten actions, twice."""
+def inserted(seed, folder, layers):
+    """{name: (held-back bits a byte, worst action, processors' seconds)} of ten actions: two
+    layers more in the middle and at the end of so many."""
     text, _ = make_text("simple_dummy2", seed)
     path = Path(folder) / "actions.txt"
     path.write_bytes(text)
@@ -53,25 +56,24 @@ def inserted(seed, folder):
         shares = score(model.state, "actions", text.decode(), seed)
         return held_back(model, path), shares["worst"].share, seconds
 
-    before = femtogpt.new(seed=seed)
-    spent = trained(before, path, BEFORE, seed)
-    found = {"before": told(before, spent)}
-    grown = femtogpt.GPT(insert_layers(before.state, [2, 4], seed))
-    grown.state.run = None
-    cost = trained(grown, path, AFTER, seed + 1)
-    found["two layers more"] = told(grown, spent + cost)
-    # As it is, for as long: so many steps that it takes the processors what the larger one took.
-    steps = round(AFTER * cost / (spent / BEFORE * AFTER))
-    cost = trained(before, path, steps, seed + 1)
-    found[f"as it was, {steps} steps"] = told(before, spent + cost)
-    fresh = femtogpt.new(seed=seed, num_layers=6)
-    steps = round(BEFORE * 2 / 3) + AFTER
-    cost = trained(fresh, path, steps, seed)
-    found[f"six layers from the start, {steps} steps"] = told(fresh, cost)
+    model = femtogpt.new(seed=seed, num_layers=layers)
+    trained(femtogpt.new(seed=seed), path, 1, seed)  # what compiles does not count
+    spent = trained(model, path, BEFORE, seed)
+    found = {f"{layers} layers, {BEFORE} steps": told(model, spent)}
+    grown = femtogpt.GPT(insert_layers(model.state, [layers // 2, layers], seed))
+    fresh = femtogpt.new(seed=seed, num_layers=layers + 2)
+    larger = arithmetic(grown.config) / arithmetic(model.config)
+    for name, one, steps, before in (
+        ("with two layers more, {} further", grown, AFTER, spent),
+        ("as they were, {} further", model, round(AFTER * larger), spent),
+        (f"{layers + 2} layers from the start, {{}}", fresh, round(BEFORE / larger) + AFTER, 0.0),
+    ):
+        cost = trained(one, path, steps, seed + 1)
+        found[name.format(steps)] = told(one, before + cost)
     return found
 
 
-def moved(seed, folder, parent, path, tokenizer=None):
+def moved(seed, parent, path, tokenizer=None):
     """{name: held-back bits a byte} of a child of parent on a text and of a fresh model."""
     child = femtogpt.GPT(init_with(parent.state, tokenizer, seed=seed)[0])
     fresh = femtogpt.new(tokenizer, seed=seed, embedding_degree=128)
@@ -82,8 +84,25 @@ def moved(seed, folder, parent, path, tokenizer=None):
     return found
 
 
+def children(seed, folder, folders, other):
+    """{what: what moved tells} of one parent's children."""
+    path, rust = Path(folder) / "shakespeare.txt", Path(folder) / "rust.txt"
+    path.write_bytes(make_text("shakespeare", seed, folders)[0])
+    rust.write_bytes(make_text(CRATES, seed, folders)[0])
+    parent = femtogpt.new(seed=seed, embedding_degree=128)
+    trained(parent, path, PARENT, seed)
+    text = path.read_bytes()  # the tokenizer must not see what is held back
+    bpe = femtogpt.tokenizer.train_bpe([text[: -len(text) // 10]], 1054)
+    found = {"bytes to BPE, Shakespeare": moved(seed, parent, path, bpe),
+             "Shakespeare to Rust, bytes": moved(seed, parent, rust)}
+    if other:
+        found["Shakespeare to another language, bytes"] = moved(seed, parent, other)
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", default=["insert-layer", "init-with"])
     parser.add_argument("--texts", action="append")
     parser.add_argument("--other", help="A text in another language.")
     parser.add_argument("--seeds", type=int, default=3)
@@ -93,21 +112,12 @@ def main():
     results = []
     for seed in range(1, options.seeds + 1):
         with TemporaryDirectory() as folder:
-            found = {"insert-layer, ten actions": inserted(seed, folder)}
-            shakespeare = Path(folder) / "shakespeare.txt"
-            shakespeare.write_bytes(make_text("shakespeare", seed, folders)[0])
-            parent = femtogpt.new(seed=seed, embedding_degree=128)
-            trained(parent, shakespeare, PARENT, seed)
-            # Its tokenizer must not have seen what is held back.
-            kept = shakespeare.read_bytes()
-            bpe = femtogpt.tokenizer.train_bpe([kept[: -len(kept) // 10]], 1054)
-            found["bytes to BPE, Shakespeare"] = moved(seed, folder, parent, shakespeare, bpe)
-            rust = Path(folder) / "rust.txt"
-            rust.write_bytes(make_text(CRATES, seed, folders)[0])
-            found["Shakespeare to Rust, bytes"] = moved(seed, folder, parent, rust)
-            if options.other:
-                found["Shakespeare to another language, bytes"] = moved(seed, folder, parent,
-                                                                        options.other)
+            found = {}
+            if "insert-layer" in options.parts:
+                for layers in (2, 4):
+                    found[f"insert-layer, {layers} layers"] = inserted(seed, folder, layers)
+            if "init-with" in options.parts:
+                found |= children(seed, folder, folders, options.other)
         results.append(found)
         if not options.json:
             for what, rows in found.items():
