@@ -199,7 +199,7 @@ def count_bytes(tokenizer, counts):
 def unigram_entropy(counts):
     """The loss, in nats a token, of guessing by how often each token occurs: counts, (V,)."""
     share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log(share)).sum())
+    return float(-(share * np.log(share)).sum()) + 0.0  # not -0, of a text of one letter
 
 
 def split(tokens, begin, end, num_tokens):
