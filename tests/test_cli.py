@@ -536,6 +536,15 @@ def test_train_bpe_chooses_the_split(folder):
     assert ("llama.cpp" in result.stderr) == (split == "none")
 
 
+def test_what_ascii_cannot_spell_is_told(folder):
+    invoke("init", "--tokenizer=ascii", *SIZES)
+    (folder / "dataset.txt").write_text("naïve café, plain\n" * 20, encoding="utf-8")
+    said = invoke_both("train", "--steps=1").stderr
+    assert "warning: 40 of the text's 360 characters are not ASCII, and <unk>" in said
+    (folder / "dataset.txt").write_text("plain\n" * 50)
+    assert "<unk>" not in invoke_both("train", "--steps=1").stderr
+
+
 def test_train_bpe_finds_out_first_where_it_cannot_write(folder, monkeypatch):
     (folder / "dataset.txt").write_text("low lower lowest\n" * 50)
     monkeypatch.setattr("femtogpt.tokenizer.train_bpe", None)  # what must not be called

@@ -108,6 +108,7 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
                != (run.val_begin, run.val_end) for earlier in earlier_runs(loaded)):
             say("warning: an earlier run held back another part of this text: the model was "
                 "trained already on some of what is held back now")
+        _warn_of_unknown(loaded, tokens)
         if reset_optimizer:
             loaded.optimizer = None
         began = loaded.step
@@ -130,6 +131,18 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
         say(f"stopped by {signal.Signals(stop.signal).name} and saved at step {loaded.step}; "
             "`femtogpt train` goes on")
         sys.exit(128 + stop.signal)
+
+
+def _warn_of_unknown(model, tokens):
+    """ascii has a token for all that it cannot spell; others refuse it."""
+    from ..data import count_tokens
+    from ..tokenizer.ascii import UNKNOWN_ID
+
+    if model.tokenizer.name == "ascii":
+        unknown = count_tokens(tokens, model.config.vocab_size)[UNKNOWN_ID]
+        if unknown:
+            say(f"warning: {unknown:,} of the text's {len(tokens):,} characters are not ASCII, and "
+                "<unk> to this model; one with --tokenizer byte reads all")
 
 
 def _held_back(run, tokens, validation):
