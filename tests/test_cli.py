@@ -166,8 +166,10 @@ def test_interactive_init_takes_enter_for_the_default_and_a_wrong_answer_again(f
 def test_a_json_array_of_strings_is_a_tokenizer(folder):
     (folder / "mine.json").write_text(json.dumps(["a", "b", "ab", "\n", " ", "<unk>"]))
     assert "vocabulary 6" in invoke("init", "--tokenizer=bpe", "--tokenizer-data=mine.json", *SIZES)
+    (folder / "dataset.txt").write_text("ab bc\n" * 99)
+    assert "99 of the text's 495 tokens are <unk>" in invoke_both("train", "--steps=1").stderr
     (folder / "dataset.txt").write_text("ab ba\n" * 99)
-    invoke("train", "--steps=3")
+    assert "<unk>" not in invoke_both("train", "--steps=3").stderr
     assert invoke("tokenize").splitlines()[0].startswith("2 4 1 0 3 2 4")
     assert invoke("generate", "--prompt=ab!", "--count=3").startswith("ab!")
 
@@ -540,7 +542,7 @@ def test_what_ascii_cannot_spell_is_told(folder):
     invoke("init", "--tokenizer=ascii", *SIZES)
     (folder / "dataset.txt").write_text("naïve café, plain\n" * 20, encoding="utf-8")
     said = invoke_both("train", "--steps=1").stderr
-    assert "warning: 40 of the text's 360 characters are not ASCII, and <unk>" in said
+    assert "warning: 40 of the text's 360 tokens are <unk>" in said
     (folder / "dataset.txt").write_text("plain\n" * 50)
     assert "<unk>" not in invoke_both("train", "--steps=1").stderr
 

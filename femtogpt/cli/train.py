@@ -134,15 +134,18 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
 
 
 def _warn_of_unknown(model, tokens):
-    """ascii has a token for all that it cannot spell; others refuse it."""
+    """ascii and femtoGPT's pieces have a token for what they cannot spell; others refuse it."""
     from ..data import count_tokens
-    from ..tokenizer.ascii import UNKNOWN_ID
+    from ..tokenizer.pieces import UNKNOWN
 
-    if model.tokenizer.name == "ascii":
-        unknown = count_tokens(tokens, model.config.vocab_size)[UNKNOWN_ID]
+    tokenizer, V = model.tokenizer, model.config.vocab_size
+    if tokenizer.name in ("ascii", "pieces"):
+        ids = [id for id in range(V) if tokenizer.piece(id) == UNKNOWN]
+        unknown = int(count_tokens(tokens, V)[ids].sum())
         if unknown:
-            say(f"warning: {unknown:,} of the text's {len(tokens):,} characters are not ASCII, and "
-                "<unk> to this model; one with --tokenizer byte reads all")
+            say(f"warning: {unknown:,} of the text's {len(tokens):,} tokens are <unk>, which "
+                f"stands for what this {tokenizer.name} vocabulary cannot spell; a model with "
+                "--tokenizer byte reads all")
 
 
 def _held_back(run, tokens, validation):
