@@ -18,6 +18,7 @@ from .options import COMPLETE, say
 SECTIONS = {
     "Make and train a model": {
         "train-bpe": "train_bpe",
+        "estimate": "estimate",
         "init": "init",
         "train": "train",
         "search": "search",

@@ -26,7 +26,10 @@ def command(context, model, kind, interactive, force, **options):
 
     from .. import checkpoint
     from ..durable import lock
+    from ..estimate import file_bytes
     from ..model import initial_parameters
+    from ..optimizer import OPTIMIZER
+    from ..parallel import memory_to_train
     from ..tensors import count_parameters
 
     tokenizer, config = make_shape(kind, options)
@@ -39,6 +42,9 @@ def command(context, model, kind, interactive, force, **options):
             config, tokenizer, parameters, lineage=[{"init": {"seed": options["seed"]}}]), model)
     click.echo(f"{model}: {count:,} parameters ({tokenizer.name}, vocabulary {config.vocab_size}, "
                f"recipe {config.recipe}, {config.positional_encoding})")
+    memory, size = memory_to_train(config, 32), file_bytes(config, OPTIMIZER[config.recipe])
+    click.echo(f"  to train: about {memory / 1e6:,.0f} MB of memory, a file of {size / 1e6:,.1f} "
+               f"MB; `femtogpt estimate --model {model}` tells how long")
 
 
 def _ask(context, model, kind, options):

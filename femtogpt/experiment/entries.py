@@ -1,10 +1,13 @@
 """The entries: what to train, on what, and when it has succeeded; and what the log tells of it."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config import GPTConfig
 from ..errors import FemtoError
+from ..tensors import count_parameters
 
 _FILE = Path(__file__).with_name("entries.json")
 
@@ -39,6 +42,14 @@ class Entry:
     def name(self):
         return f"#{self.number} {self.title}"
 
+    @property
+    def config(self):
+        """Its GPTConfig; None where the text decides the vocabulary."""
+        if self.tokenizer == "char":
+            return None
+        V = 256 if self.tokenizer == "byte" else next(iter(self.tokenizer.values()))
+        return GPTConfig(V, **self.shape)
+
 
 def entries():
     """All entries, by number."""
@@ -54,3 +65,14 @@ def find(numbers):
             raise FemtoError(f"there is no experiment {number}: `femtogpt experiment list` shows "
                              f"those there are, 1 to {max(known)}")
     return [known[number] for number in numbers]
+
+
+def nearest_in_log(parameters):
+    """The log's experiments whose models come nearest to so many parameters: a dict of their
+    "parameters", and of each its number among "experiments" and the log's "steps"."""
+    sizes = {entry.number: count_parameters(entry.config)
+             for entry in entries().values() if entry.log}
+    nearest = min(sizes.values(), key=lambda size: abs(math.log(size / parameters)))
+    numbers = [number for number, size in sizes.items() if size == nearest]
+    return {"parameters": nearest, "experiments": numbers,
+            "steps": [entry.log["steps"] for entry in find(numbers)]}

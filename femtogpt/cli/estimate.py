@@ -1,0 +1,110 @@
+"""femtogpt estimate"""
+
+import click
+from click.core import ParameterSource
+
+from .options import (
+    FILE,
+    json_option,
+    load_model,
+    make_shape,
+    print_json,
+    say,
+    say_if_compiling,
+    shape_options,
+    threads_option,
+)
+
+BUSY = 0.8  # of its processors' time: with less, the machine did other work
+
+
+@click.command()
+@click.option("--model", type=FILE, help="A model there is already, instead of a shape.")
+@shape_options
+@click.option("--batch-size", type=click.IntRange(1, 65536), help="[default: 32]")
+@threads_option
+@json_option
+@click.pass_context
+def command(context, model, kind, batch_size, threads, as_json, **options):
+    """Tell what training a shape will take, before anything is trained.
+
+    \b
+    Times steps of it on this machine, for about two seconds; writes nothing.
+    Example:
+      femtogpt estimate --embedding-degree=192 --num-layers=8 --num-heads=8
+    """
+    from ..estimate import compute_optimal_steps, file_bytes, step_time
+    from ..experiment.entries import nearest_in_log
+    from ..optimizer import OPTIMIZER
+    from ..parallel import memory_to_train
+    from ..run import newest_run
+    from ..tensors import count_parameters
+
+    if model:
+        _refuse_shape(context)
+        loaded = load_model(model)
+        tokenizer, config, run = loaded.tokenizer, loaded.config, newest_run(loaded)
+    else:
+        tokenizer, config = make_shape(kind, options)
+        run = None
+    batch_size = batch_size or (run.batch_size if run else 32)
+    optimizer = run.optimizer if run else OPTIMIZER[config.recipe]
+    say_if_compiling()
+    step = step_time(config, batch_size, optimizer, threads)
+    values = {
+        "parameters": count_parameters(config),
+        "memory_to_train_bytes": memory_to_train(config, batch_size, threads),
+        "file_bytes": file_bytes(config, optimizer),
+        "seconds_a_step": step.seconds,
+        "timed": "steps" if step.whole else "parts of a step",
+        "share_of_processors": step.share,
+        "tokens_per_second": batch_size * config.num_tokens / step.seconds,
+        "compute_optimal_steps": compute_optimal_steps(config, batch_size),
+        "steps_left": max(0, run.last_step - loaded.step) if run else None,
+        "log": nearest_in_log(count_parameters(config)),
+    }
+    if as_json:
+        print_json(values)
+        return
+    click.echo(f"{values['parameters']:,} parameters ({tokenizer.name}, vocabulary "
+               f"{config.vocab_size}, recipe {config.recipe}, {config.positional_encoding})")
+    click.echo(f"  memory to train: about {values['memory_to_train_bytes'] / 1e6:,.0f} MB")
+    click.echo(f"  model file: {values['file_bytes'] / 1e6:,.1f} MB in training, and up to three "
+               "times that on disk while it is saved")
+    click.echo(f"  a step: {_time(step.seconds)} (batch {batch_size}, {optimizer}; "
+               f"{values['tokens_per_second']:,.0f} tokens/s), timed by {values['timed']}")
+
+    def told(what, steps, more=""):
+        click.echo(f"  {what}: {steps:,} steps, {_time(steps * step.seconds)}{more}")
+
+    if values["steps_left"]:
+        told("the run that was cut off", values["steps_left"])
+    told("20 tokens a parameter", values["compute_optimal_steps"],
+         " (of longer training a larger model makes more)")
+    log = values["log"]
+    few, many = min(log["steps"]), max(log["steps"])
+    numbers = ", ".join(f"#{number}" for number in log["experiments"])
+    click.echo(f"  as the experiments of {log['parameters']:,} parameters ({numbers}): "
+               + (f"{few:,} to " if few < many else "") + f"{many:,} steps, "
+               + (f"{_time(few * step.seconds)} to " if few < many else "")
+               + _time(many * step.seconds))
+    if step.share < BUSY:
+        say(f"this process had {step.share:.0%} of its processors, for other work: alone, steps "
+            "take less")
+
+
+def _refuse_shape(context):
+    for parameter in context.command.params:
+        if (parameter.name not in ("model", "batch_size", "threads", "as_json")
+                and context.get_parameter_source(parameter.name) == ParameterSource.COMMANDLINE):
+            raise click.UsageError(f"{parameter.opts[0]} is for a model that is yet to be made; "
+                                   "--model has its own shape: give one of them")
+
+
+def _time(seconds):
+    """In the unit a person would take."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.1f} ms"
+    unit, length = next((u for u in (("s", 1), ("minutes", 60), ("hours", 3600))
+                         if seconds < 120 * u[1]), ("days", 86400))
+    return f"{seconds / length:.{2 if seconds < 1 else 1}f} {unit}"

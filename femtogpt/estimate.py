@@ -1,0 +1,133 @@
+"""What training a model of some shape takes, found out before anything is trained."""
+
+import statistics
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .machine import available_processors
+from .model import initial_parameters
+from .optimizer import fresh_state, update
+from .parallel import Engine, cut
+from .tensors import count_adamw_parameters, count_parameters
+
+# A step of fewer operations than these is timed as a whole; of a longer one, its parts are.
+WHOLE = 8e10
+SECONDS = 1.0  # of whole steps
+PARTS_VOCABULARY = 2048  # at most, where the optimizer is timed
+# Where more parameters and more text lower the loss alike (Hoffmann et al. 2022).
+TOKENS_PER_PARAMETER = 20
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """seconds: a step's. whole: it was timed as a whole, else put together from its parts.
+    share: what this process had of its threads' processors meanwhile; far below 1 if the
+    machine does other work too."""
+
+    seconds: float
+    whole: bool
+    share: float
+
+
+def file_bytes(config, optimizer):
+    """The size of a model file in training, with its moments, but for a history of 4 bytes a step
+    and a header of some KB. optimizer: "muon" or "adamw"."""
+    second = count_adamw_parameters(config) if optimizer == "muon" else count_parameters(config)
+    return 4 * (2 * count_parameters(config) + second)
+
+
+def compute_optimal_steps(config, batch_size):
+    """Steps after which it has seen TOKENS_PER_PARAMETER tokens a parameter."""
+    tokens = TOKENS_PER_PARAMETER * count_parameters(config)
+    return -(-tokens // (batch_size * config.num_tokens))
+
+
+def step_time(config, batch_size, optimizer, threads=None):
+    """The StepTime of training on this machine, in about two seconds once all is compiled."""
+    threads = threads or available_processors()
+    whole = 6 * count_parameters(config) * batch_size * config.num_tokens < WHOLE
+    timed = _whole if whole else _parts
+    _compile(config, optimizer, threads)
+    began, used = time.perf_counter(), time.process_time()
+    seconds = timed(config, batch_size, optimizer, threads)
+    passed = time.perf_counter() - began
+    return StepTime(seconds, whole, (time.process_time() - used) / passed / threads)
+
+
+def _compile(config, optimizer, threads):
+    """Has everything compiled that a step of config calls, on the smallest shape there is."""
+    small = replace(config, vocab_size=2, num_tokens=2, num_layers=1, rotary_base=None,
+                    embedding_degree=2, num_heads=1)
+    _whole(small, 1, optimizer, 1, seconds=0)
+
+
+def _whole(config, batch_size, optimizer, threads, seconds=SECONDS):
+    """The median of so many seconds of steps, three at least."""
+    with Engine(config, batch_size, threads) as engine:
+        parameters, state = initial_parameters(config, 1), fresh_state(config, optimizer)
+        windows, keys = _batch(config, batch_size)
+        times = []
+        while sum(times) < seconds or len(times) < 4:
+            began = time.perf_counter()
+            _, gradient, squares = engine.loss_and_gradient(parameters, windows, 0.0, keys)
+            update(engine.map, config, parameters, gradient, squares, state, 1e-3)
+            times.append(time.perf_counter() - began)
+        return statistics.median(times[1:])  # the first finds no memory yet
+
+
+def _parts(config, batch_size, optimizer, threads):
+    """Passes of one and of two layers over one micro-batch a thread, and an update of one: all
+    else of a step is more of these."""
+    with Engine(config, batch_size, threads) as engine:
+        shards, micro_batch = engine.shards, engine.micro_batch
+    at_once = min(threads, len(shards))
+    one, two = (_passes(replace(config, num_layers=layers), at_once, micro_batch)
+                for layers in (1, 2))
+    longest = max(stop - start for start, stop in shards)
+    rounds = -(-len(shards) // threads) * -(-longest // micro_batch)
+    return (rounds * (one + (config.num_layers - 1) * (two - one))
+            + _update_seconds(config, optimizer, threads))
+
+
+def _passes(config, shards, micro_batch):
+    """Seconds of forward and backward of one micro-batch in each of so many shards at once."""
+    with Engine(config, shards * micro_batch, shards) as engine:
+        engine.shards, engine.micro_batch = cut(shards * micro_batch, shards), micro_batch
+        parameters = initial_parameters(config, 1)
+        windows, keys = _batch(config, shards * micro_batch)
+        for _ in range(2):
+            began = time.perf_counter()
+            engine.loss_and_gradient(parameters, windows, 0.0, keys)
+        return time.perf_counter() - began
+
+
+def _update_seconds(config, optimizer, threads):
+    """Seconds of the optimizer: AdamW's go with the parameters, Muon's with the layers."""
+    layers = min(config.num_layers, -(-threads // 3))  # of six matrices each: work for all
+    small = replace(config, num_layers=layers,
+                    vocab_size=min(config.vocab_size, PARTS_VOCABULARY))
+    count = count_parameters(small)
+    rng = np.random.default_rng(0)
+    parameters, gradient = rng.standard_normal((2, count), np.float32)
+    with Engine(small, 1, threads) as engine:
+        def timed(kind):
+            began = time.perf_counter()
+            update(engine.map, small, parameters, gradient, np.ones(1), states[kind], 1e-3)
+            return time.perf_counter() - began
+
+        states = {kind: fresh_state(small, kind) for kind in {"adamw", optimizer}}
+        timed("adamw")
+        adamw = timed("adamw") / count
+        if optimizer == "adamw":
+            return adamw * count_parameters(config)
+        muon = timed("muon") - adamw * count_adamw_parameters(small)
+        return muon * config.num_layers / layers + adamw * count_adamw_parameters(config)
+
+
+def _batch(config, batch_size):
+    rng = np.random.default_rng(0)
+    windows = rng.integers(0, config.vocab_size, (batch_size, config.num_tokens + 1))
+    return windows.astype(np.uint16 if config.vocab_size <= 2**16 else np.uint32), np.zeros(
+        batch_size, np.uint64)

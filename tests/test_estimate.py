@@ -1,0 +1,123 @@
+"""What training a shape takes, against what it took."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+from small import SIZES, text
+
+import femtogpt
+from femtogpt import checkpoint, estimate
+from femtogpt.cli import main
+from femtogpt.config import GPTConfig
+from femtogpt.experiment.entries import nearest_in_log
+
+SMALL = GPTConfig(11, num_tokens=8, embedding_degree=16, num_layers=2, num_heads=2)
+
+
+def asked(*arguments, exit_code=0):
+    result = CliRunner().invoke(main, ["estimate", *arguments])
+    assert result.exit_code == exit_code, result.output
+    return result
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_the_file_is_as_large_as_told(tmp_path, optimizer):
+    (tmp_path / "dataset.txt").write_text(text())
+    model = femtogpt.new(num_tokens=16, embedding_degree=64, num_layers=2, num_heads=2)
+    for _ in femtogpt.train(model, tmp_path / "dataset.txt", steps=2, batch_size=4,
+                            optimizer=optimizer):
+        pass
+    model.save(tmp_path / "model.safetensors")
+    real = (tmp_path / "model.safetensors").stat().st_size
+    told = estimate.file_bytes(model.config, optimizer)
+    assert told < real < told + 15_000
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_step_is_timed(monkeypatch, whole, optimizer):
+    monkeypatch.setattr(estimate, "WHOLE", math.inf if whole else 0)
+    monkeypatch.setattr(estimate, "SECONDS", 0.01)
+    step = estimate.step_time(SMALL, 4, optimizer, threads=2)
+    assert step.whole == whole
+    assert 0 < step.seconds < 60
+    assert 0 < step.share < 2
+
+
+def test_a_step_is_the_sum_of_its_parts(monkeypatch):
+    """F's shape: two shards of 16 sequences, 4 at once; so each of two threads does 4 passes."""
+    shape = GPTConfig(1054, num_tokens=80, embedding_degree=768, num_layers=8, num_heads=16)
+    asked_for = []
+
+    def passes(config, shards, micro_batch):
+        asked_for.append((config.num_layers, shards, micro_batch))
+        return {1: 0.5, 2: 0.8}[config.num_layers]
+
+    monkeypatch.setattr(estimate, "_passes", passes)
+    monkeypatch.setattr(estimate, "_update_seconds", lambda *_: 0.25)
+    seconds = {threads: estimate._parts(shape, 32, "muon", threads) for threads in (1, 2, 4)}
+    assert asked_for == [(1, 1, 4), (2, 1, 4)] + 2 * [(1, 2, 4), (2, 2, 4)]
+    assert seconds[2] == pytest.approx(4 * (0.5 + 7 * 0.3) + 0.25)
+    assert seconds[1] == pytest.approx(8 * (0.5 + 7 * 0.3) + 0.25)
+    assert seconds[4] == seconds[2]  # there are two shards
+
+
+def test_an_update_goes_with_layers_and_parameters(monkeypatch):
+    """A clock that each update sets forward by a second, and one of Muon's by five more."""
+    now = [0.0]
+
+    def update(engine_map, config, parameters, gradient, squares, state, rate):
+        now[0] += 1 + 5 * (state.kind == "muon")
+
+    monkeypatch.setattr(estimate, "update", update)
+    monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    one = GPTConfig(300, num_tokens=8, embedding_degree=16, num_layers=1, num_heads=2)
+    many = GPTConfig(300, num_tokens=8, embedding_degree=16, num_layers=10, num_heads=2)
+    size = estimate.count_parameters
+    assert estimate._update_seconds(many, "adamw", 2) == pytest.approx(size(many) / size(one))
+    assert estimate._update_seconds(one, "muon", 2) == pytest.approx(6)
+    first = estimate.count_adamw_parameters
+    assert estimate._update_seconds(many, "muon", 2) == pytest.approx(
+        10 * (6 - first(one) / size(one)) + first(many) / size(one))
+
+
+def test_steps_to_twenty_tokens_a_parameter():
+    tokens = 20 * estimate.count_parameters(SMALL)
+    steps = estimate.compute_optimal_steps(SMALL, 4)
+    assert (steps - 1) * 4 * 8 < tokens <= steps * 4 * 8
+
+
+def test_the_logs_nearest():
+    assert nearest_in_log(232_320) == {
+        "parameters": 232_320, "experiments": [1, 2, 6, 7, 27], "steps": [685, 629, 508, 716, 1665]}
+    assert nearest_in_log(10**9)["experiments"] == [14]
+    assert nearest_in_log(1)["experiments"] == [10]
+
+
+def test_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dataset.txt").write_text(text())
+    monkeypatch.setattr(estimate, "SECONDS", 0.01)
+    told = asked("--tokenizer=char", *SIZES).stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset.txt"]
+    for part in ("parameters (char, ", "memory to train", "a step", "20 tokens a parameter"):
+        assert part in told
+    assert "cut off" not in told
+
+    CliRunner().invoke(main, ["init", "--tokenizer=char", *SIZES])
+    CliRunner().invoke(main, ["train", "--steps=9", "--batch-size=8"])
+    values = json.loads(asked("--model=model.safetensors", "--json").stdout)
+    assert values["steps_left"] == 0
+    assert values["parameters"] == checkpoint.load("model.safetensors").parameters.size
+    assert values["tokens_per_second"] * values["seconds_a_step"] == pytest.approx(
+        8 * femtogpt.load("model.safetensors").config.num_tokens)
+
+
+def test_a_shape_or_a_model():
+    refused = asked("--model=model.safetensors", "--num-layers=2", exit_code=2)
+    assert "--num-layers" in refused.stderr and "--model" in refused.stderr
+    missing = asked("--model=nothing.safetensors", exit_code=1)
+    assert "nothing.safetensors" in missing.stderr
