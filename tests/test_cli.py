@@ -1,6 +1,7 @@
 """Every command end to end, and the real processes that a user starts."""
 
 import contextlib
+import csv
 import json
 import math
 import os
@@ -190,6 +191,46 @@ def test_train_log_has_a_json_line_a_step(folder):
     assert (folder / "log").read_text().count("\n") == 32
 
 
+def test_train_csv_has_a_heading_and_a_row_a_step(folder):
+    trained("--csv=table.csv", "--log=log", "--val-fraction=0.1")
+    invoke("train", "--steps=2", "--csv=table.csv", "--log=log")
+    with open(folder / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    records = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    assert len(rows) == 32 and list(rows[0]) == [
+        "step", "loss", "lr", "norm", "ms", "tokens_per_second", "val_loss"]
+    for row, record in zip(rows, records, strict=True):
+        assert float(row["loss"]) == record["loss"] and int(row["step"]) == record["step"]
+        assert row["val_loss"] == str(record.get("val_loss", ""))
+        assert 0 < float(row["norm"]) < 100
+
+
+def test_train_tensorboard_writes_what_tensorboard_reads(folder):
+    events = pytest.importorskip("tensorboardX.proto.event_pb2")
+    trained("--tensorboard=runs", "--log=log", "--val-fraction=0.1", "--patience=1",
+            "--eval-every=2", "--learning-rate=1")
+    [path] = (folder / "runs").iterdir()
+    assert path.name.startswith("events.out.tfevents.")
+    data, scalars, notes = path.read_bytes(), {}, []
+    while data:  # a record: its length, that's checksum, it, its checksum
+        size, event = int.from_bytes(data[:8], "little"), events.Event()
+        event.ParseFromString(data[12 : 12 + size])
+        data = data[16 + size :]
+        for value in event.summary.value:
+            if value.HasField("simple_value"):
+                scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+            else:
+                notes += value.tensor.string_val
+    records = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    assert scalars["loss/train"] == pytest.approx({r["step"]: r["loss"] for r in records})
+    assert scalars["loss/held_back"] == pytest.approx(
+        {r["step"]: r["val_loss"] for r in records if "val_loss" in r})
+    assert set(scalars) == {"loss/train", "loss/held_back", "learning_rate", "gradient_norm",
+                            "tokens_per_second"}
+    assert notes and [note.decode() for note in notes] == [
+        note for r in records for note in r.get("notes", [])]
+
+
 def test_train_says_progress_on_standard_error_and_nothing_on_standard_output(folder):
     result = trained("--sample-every=10", "--val-fraction=0.1")
     assert result.stdout == ""
@@ -367,6 +408,11 @@ def test_output_and_log_on_a_full_disk_are_one_line(folder):
     result = invoke_both("train", "--steps=9", "--log=/dev/full", exit_code=1)
     assert "--log /dev/full" in result.stderr.splitlines()[-1]
     assert checkpoint.load("model.safetensors").step == 31  # what was trained is kept
+    result = invoke_both("train", "--steps=9", "--csv=/dev/full", exit_code=1)
+    assert "--csv /dev/full" in result.stderr.splitlines()[-1]
+    (folder / "file").write_text("")
+    result = invoke_both("train", "--steps=9", "--tensorboard=file/runs", exit_code=1)
+    assert "--tensorboard file/runs" in result.stderr.splitlines()[-1]
 
 
 # ---- the commands that tell

@@ -45,6 +45,13 @@ def test_attention_draws_its_loss_and_where_heads_look(tmp_path):
     assert titles[0] == "layer 0, head 0" and len(titles) == 12
 
 
+def test_tracking_tells_each_step_of_each_run(tmp_path):
+    assert re.fullmatch(r"run 1: 3 steps, lowest loss \d\.\d+, [\d,]+ tokens/s\n",
+                        example("tracking.py", tmp_path, 3))
+    assert re.findall(r"run (\d): (\d) steps", example("tracking.py", tmp_path, 2)) == [
+        ("1", "3"), ("2", "2")]
+
+
 def test_own_layer_checks_its_gradient_and_trains(tmp_path):
     lines = example("own_layer.py", tmp_path, 25).splitlines()
     assert [line.split(":")[0] for line in lines] == ["dx", "dweight", "without the gate",

@@ -1,19 +1,19 @@
 """femtogpt train"""
 
-import json
 import math
 import os
 import re
 import shutil
 import signal
 import sys
-from contextlib import nullcontext
 
 import click
 
 from ..errors import FemtoError
+from .logs import logs
 from .options import (
     FILE,
+    FOLDER,
     dataset_option,
     load_model,
     long_reading,
@@ -74,11 +74,13 @@ class Duration(click.ParamType):
 @click.option("--for", "seconds", type=Duration(), help="Train about this long, e.g. 20m.")
 @click.option("--until-loss", type=float, help="Stop once the smoothed loss is at or below.")
 @click.option("--log", type=FILE, help="Append a JSON line a step.")
+@click.option("--csv", type=FILE, help="Append a row a step to a table.")
+@click.option("--tensorboard", type=FOLDER, help="Write a file for TensorBoard into a folder.")
 @click.option("--reset-optimizer", is_flag=True, help="Begin with fresh moments.")
 @click.option("--changed-dataset", is_flag=True,
               help="Finish a run though its dataset is not what it was.")
 def command(model, datasets, steps, until_step, threads, save_every, sample_every, seconds,
-            until_loss, log, reset_optimizer, changed_dataset, **options):
+            until_loss, log, csv, tensorboard, reset_optimizer, changed_dataset, **options):
     """Train a model; a run that was cut off is finished first.
 
     \b
@@ -121,7 +123,8 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
             say_if_compiling()
             try:
                 if not stop.signal:
-                    _train(trainer, stop, sample_every, log)
+                    _train(trainer, stop, sample_every,
+                           {"json_lines": log, "table": csv, "tensorboard": tensorboard})
             finally:
                 if loaded.step > began:
                     trainer.save()
@@ -155,45 +158,21 @@ def _held_back(run, tokens, validation):
     return "none held back" if run.val_fraction else "none held back (--val-fraction)"
 
 
-def _train(trainer, stop, sample_every, log):
+def _train(trainer, stop, sample_every, places):
     """Runs the trainer, telling what happens, until its end or a signal."""
     run = trainer.run
     if sample_every is None:
         sample_every = max(50, (run.last_step - run.first_step) // 10)
-    with _log_file(log) as log_file, Progress(trainer) as progress:
+    with logs(**places) as write, Progress(trainer) as progress:
         for record in trainer:
             progress.show(record)
             for note in record.notes:
                 progress.say(f"step {record.step}: {note}")
-            if log_file:
-                _append(log_file, log, record)
+            write(record)
             if sample_every and record.step % sample_every == 0:
                 progress.say(f"step {record.step}: {_sample(trainer.model, record.step)}")
             if stop.signal:
                 break
-
-
-def _log_file(path):
-    if path is None:
-        return nullcontext()
-    try:
-        return open(path, "ab", buffering=0)
-    except OSError as error:
-        raise FemtoError(f"--log {path} cannot be written: {error.strerror}") from None
-
-
-def _append(file, path, record):
-    values = {"step": record.step, "loss": record.loss, "lr": record.lr, "ms": record.ms,
-              "tokens_per_second": record.tokens_per_second}
-    if record.val_loss is not None:
-        values["val_loss"] = record.val_loss
-    if record.notes:
-        values["notes"] = record.notes
-    try:
-        file.write(json.dumps(values).encode() + b"\n")
-    except OSError as error:
-        raise FemtoError(f"--log {path} cannot be written: {error.strerror}. The model was saved "
-                         f"at step {record.step}") from None
 
 
 def _sample(model, step):
