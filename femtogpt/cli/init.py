@@ -43,8 +43,8 @@ def command(context, model, kind, interactive, force, **options):
     click.echo(f"{model}: {count:,} parameters ({tokenizer.name}, vocabulary {config.vocab_size}, "
                f"recipe {config.recipe}, {config.positional_encoding})")
     memory, size = memory_to_train(config, 32), file_bytes(config, OPTIMIZER[config.recipe])
-    click.echo(f"  to train: about {memory / 1e6:,.0f} MB of memory, a file of {size / 1e6:,.1f} "
-               f"MB; `femtogpt estimate --model {model}` tells how long")
+    click.echo(f"  training takes about {memory / 1e6:,.0f} MB of memory and a file of "
+               f"{size / 1e6:,.1f} MB (`femtogpt estimate`: how long)")
 
 
 def _ask(context, model, kind, options):
