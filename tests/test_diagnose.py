@@ -25,7 +25,7 @@ from femtogpt.errors import FemtoError
 from femtogpt.model import initial_parameters
 from femtogpt.run import Run, defaults
 from femtogpt.tensors import views
-from femtogpt.tokenizer import ByteTokenizer, train_bpe, train_char
+from femtogpt.tokenizer import ByteTokenizer, ReservedTokenizer, train_bpe, train_char
 from femtogpt.trainer import Trainer
 
 WORDS = "".join(simple_dummy.generate(random.Random(1), 4000))
@@ -297,6 +297,7 @@ def test_a_text_that_fits_gets_no_finding():
     assert ailing(ByteTokenizer(), LATIN) == set()
     assert ailing(train_bpe([LATIN.encode()], 512), LATIN) == set()
     assert ailing(train_bpe([KANA.encode()], 512), KANA) == set()
+    assert ailing(ReservedTokenizer(train_char(LATIN), 230), LATIN) == set()
 
 
 def test_a_vocabulary_too_large_for_the_text_is_named():

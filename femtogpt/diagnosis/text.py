@@ -6,6 +6,7 @@ import numpy as np
 
 from ..data import BLOCK, blocks, count_bytes, count_tokens, unigram_entropy
 from ..tensors import count_parameters
+from ..tokenizer.adapted import ReservedTokenizer
 from .finding import Finding
 
 LOOK = 2**20  # tokens, of a longer text, that are looked at in detail
@@ -40,7 +41,10 @@ def look_at_text(tokenizer, tokens, config):
     """
     counts = count_tokens(tokens, tokenizer.vocab_size)
     pieces = [tokenizer.piece(i) for i in range(tokenizer.vocab_size)]
+    # Reserved ids are meant to be without a use: what they are called does not count.
+    reserved = tokenizer.count if isinstance(tokenizer, ReservedTokenizer) else 0
     several = np.array([len(piece) > 1 for piece in pieces])
+    several[tokenizer.vocab_size - reserved :] = False
     # A character's first byte is none of those that continue one, 10xxxxxx.
     characters = np.array([sum(byte & 0xC0 != 0x80 for byte in piece) for piece in pieces])
     size = count_bytes(tokenizer, counts)
