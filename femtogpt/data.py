@@ -220,7 +220,7 @@ def split(tokens, begin, end, num_tokens):
     return training, validation
 
 
-def draw_batch(tokens, num_tokens, batch_size, seed, step, newline=None):
+def draw_batch(tokens, num_tokens, batch_size, seed, step, newline=None, part=None):
     """The batch of a step: windows (B, T + 1) int64, and dropout keys (B,) uint64.
 
     The text is cut in stretches of about T tokens; in each epoch a window begins once in
@@ -231,7 +231,8 @@ def draw_batch(tokens, num_tokens, batch_size, seed, step, newline=None):
     windows that begin anywhere few do (docs/recipe.md). newline: its id, None: there is none.
 
     Everything follows from seed and step alone (Philox, a counter-based generator), so a
-    resumed run needs no more state.
+    resumed run needs no more state. part: (start, stop), of which of the B to give the windows
+    and keys [default: all]; of others the text is not read.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, step]))
     places = len(tokens) - num_tokens  # where a window may begin
@@ -242,10 +243,12 @@ def draw_batch(tokens, num_tokens, batch_size, seed, step, newline=None):
         order[epoch == e] = _epoch_order(seed, e, stretches)[turn[epoch == e]]
     starts = ((order + rng.random(batch_size)) * (places / stretches)).astype(np.int64)
     starts = np.minimum(starts, places - 1)  # should a product round up
-    if newline is not None:
-        by_lot = rng.random(batch_size) < LINE_STARTS
+    part = slice(*part or (0, batch_size))
+    by_lot = rng.random(batch_size) < LINE_STARTS if newline is not None else np.zeros(0, bool)
+    keys = rng.integers(0, 2**32, batch_size, dtype=np.uint64)[part]
+    starts, by_lot = starts[part], by_lot[part]
+    if by_lot.any():
         starts[by_lot] = _line_starts(tokens, starts[by_lot], num_tokens, newline)
-    keys = rng.integers(0, 2**32, batch_size, dtype=np.uint64)
     return windows(tokens, starts, num_tokens), keys
 
 

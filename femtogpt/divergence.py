@@ -6,9 +6,13 @@ from .errors import FemtoError
 from .model import allocate_activations, constants, loss_and_gradients
 from .tensors import named, views
 
+UNKNOWN_PLACE = "the gradient's norm"
+
 
 class Diverged(FemtoError):
     """The loss, a gradient or a parameter is not finite. The file keeps the last good state."""
+
+    agreed = True  # by all ranks
 
 
 def first_bad_place(config, parameters, batch, rate, keys, gradient=None):
@@ -43,7 +47,7 @@ def first_bad_place(config, parameters, batch, rate, keys, gradient=None):
         for name in reversed(order):  # backward meets the last layer first
             if not np.isfinite(tensors[name]).all():
                 return f"the gradient of {name}"
-    return "the gradient's norm"
+    return UNKNOWN_PLACE
 
 
 def _depth(name, num_layers):

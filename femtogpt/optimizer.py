@@ -107,26 +107,49 @@ def fresh_state(config, kind):
     return OptimizerState(kind, np.zeros(size, np.float32), np.zeros(second, np.float32))
 
 
-def update(engine_map, config, parameters, gradient, squares, state, rate, muon_decay=0.0):
+def ownership(config, kind, ranks):
+    """Which of `ranks` processes updates what: a (start, stop) of the flat vector for each, in
+    order, that share the work evenly; of a tiny model some get nothing. What Muon turns as a whole
+    is never cut. kind: "muon" or "adamw".
+    """
+    size = count_parameters(config)
+    first = count_adamw_parameters(config) if kind == "muon" else size
+    starts, costs = list(range(0, first, BLOCK)), [1.0] * -(-first // BLOCK)
+    if kind == "muon":
+        for field, (start, stop) in ranges(config)._asdict().items():
+            if field in MUON_FIELDS:
+                each = (stop - start) // config.num_layers
+                starts += range(start, stop, each)
+                costs += [each / BLOCK * config.embedding_degree / 16] * config.num_layers
+    before = np.cumsum([0.0, *costs[:-1]]) / sum(costs) * ranks
+    edges = [0, *np.searchsorted(before, range(1, ranks)).tolist(), len(starts)]
+    starts.append(size)
+    return [(starts[a], starts[b]) for a, b in itertools.pairwise(edges)]
+
+
+def update(engine_map, config, parameters, gradient, squares, state, rate, muon_decay=0.0,
+           own=None):
     """One update of the flat parameters in place.
 
     engine_map: runs a function over items on all threads. gradient: flat, the batch's
     mean; squares: the sums of its squares by BLOCK. rate: AdamW's. muon_decay: what
-    Muon's matrices decay by, times Muon's rate. Returns the gradient's norm before clipping.
+    Muon's matrices decay by, times Muon's rate. own: one of ownership's ranges, which alone is
+    updated [default: all]. Returns the gradient's norm before clipping.
     """
     norm = float(np.sqrt(np.sum(squares)))
     clip = MAX_NORM / norm if norm > MAX_NORM else 1.0
     state.t += 1
+    own = own or (0, parameters.size)
     work = []
     if state.kind == "muon":
         work += _muon_work(config, parameters, gradient, state, MUON_PER_ADAMW * rate, muon_decay,
-                           clip)
-    work += _adamw_work(config, parameters, gradient, state, rate, clip)
+                           clip, own)
+    work += _adamw_work(config, parameters, gradient, state, rate, clip, own)
     engine_map(lambda job: job[0](*job[1:]), work)
     return norm
 
 
-def _adamw_work(config, parameters, gradient, state, rate, clip):
+def _adamw_work(config, parameters, gradient, state, rate, clip, own):
     """Calls of adamw_update that cover the AdamW part, a few dozen blocks each."""
     adamw = ADAMW[config.recipe]
     first = 1 - adamw.beta1**state.t
@@ -134,7 +157,7 @@ def _adamw_work(config, parameters, gradient, state, rate, clip):
     fields = zip(Tensors._fields, ranges(config), strict=True)
     for decayed, run in itertools.groupby(fields, lambda field: field[0] in adamw.decayed):
         spans = [span for _, span in run]
-        start, stop = spans[0][0], min(spans[-1][1], state.v.size)
+        start, stop = max(spans[0][0], own[0]), min(spans[-1][1], state.v.size, own[1])
         for i in range(start, stop, 16 * BLOCK):
             part = slice(i, min(i + 16 * BLOCK, stop))
             yield (adamw_update, parameters[part], state.m[part], state.v[part], gradient[part],
@@ -142,7 +165,7 @@ def _adamw_work(config, parameters, gradient, state, rate, clip):
                    first, second, clip)
 
 
-def _muon_work(config, parameters, gradient, state, rate, decay, clip):
+def _muon_work(config, parameters, gradient, state, rate, decay, clip, own):
     """Calls of muon_update, one a matrix, the largest first."""
     p, g, m = (views(flat, config) for flat in (parameters, gradient, state.m))
     C = config.embedding_degree
@@ -150,7 +173,10 @@ def _muon_work(config, parameters, gradient, state, rate, decay, clip):
     for field in MUON_FIELDS:
         columns = getattr(p, field).shape[2]
         width = C if field == "query_key_value_weight" else columns
+        begins = getattr(ranges(config), field)[0]
         for l in range(config.num_layers):
+            if not own[0] <= begins + l * getattr(p, field)[0].size < own[1]:
+                continue
             for j in range(0, columns, width):
                 w, wm, wg = (getattr(tensors, field)[l] for tensors in (p, m, g))
                 scale = max(1.0, width / w.shape[0]) ** 0.5
@@ -159,21 +185,28 @@ def _muon_work(config, parameters, gradient, state, rate, decay, clip):
     return sorted(work, key=lambda job: -job[1].shape[0] * job[5])
 
 
-@kernel
-def sum_shards(shards, squares, first_block, last_block):
-    """Adds all shards into shards[0] in a fixed tree, ((0+1)+(2+3))+..., block by block.
+def sum_tree(count):
+    """The order in which `count` shards are summed, ((0+1)+(2+3))+...: pairs (to, from), (n, 2)."""
+    pairs, stride = [], 1
+    while stride < count:
+        pairs += [(s, s + stride) for s in range(0, count - stride, 2 * stride)]
+        stride *= 2
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
-    shards: (S, P). squares[block]: the sum of squares of what came out.
+
+@kernel
+def sum_shards(shards, pairs, squares, first_block, last_block):
+    """Adds shards[from] to shards[to] for each of pairs, block by block.
+
+    shards: (S, P). pairs: (n, 2), of sum_tree. squares[block]: the sum of squares of what is then
+    in shards[0].
     """
-    S, P = shards.shape
+    P = shards.shape[1]
     for block in range(first_block, last_block):
         start, stop = block * BLOCK, min((block + 1) * BLOCK, P)
-        stride = 1
-        while stride < S:
-            for s in range(0, S - stride, 2 * stride):
-                to, source = shards[s, start:stop], shards[s + stride, start:stop]
-                add_row(to, to, source, to.size)
-            stride *= 2
+        for i in range(pairs.shape[0]):
+            to, source = shards[pairs[i, 0], start:stop], shards[pairs[i, 1], start:stop]
+            add_row(to, to, source, to.size)
         total = shards[0, start:stop]
         squares[block] = dot_row(total, total, total.size)
 

@@ -1,8 +1,9 @@
-"""Shards of a batch over threads, and the one place that sums their gradients.
+"""Shards of a batch over ranks and their threads, and the one place that sums their gradients.
 
-Bits do not depend on the number of threads: how a batch is cut depends on the batch
-and the model alone, a shard is computed by one thread into its own gradient vector,
-and shards are added in a fixed tree.
+Bits depend neither on the number of ranks nor of threads: how a batch is cut depends on the
+batch and the model alone, a shard is computed by one thread into its own gradient vector,
+and shards are added in a fixed tree. A rank sums what branches of the tree it has whole, sends
+them, each part to the rank that owns it, and that one sums the rest of the tree.
 """
 
 import itertools
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from .errors import FemtoError
 from .layers import matmul
 from .machine import available_processors
 from .model import (
@@ -22,7 +24,8 @@ from .model import (
     loss_and_gradients,
     summed_loss,
 )
-from .optimizer import BLOCK, sum_shards
+from .optimizer import BLOCK, sum_shards, sum_tree
+from .ranks import ALONE, cut
 from .tensors import count_parameters, views
 
 
@@ -44,12 +47,6 @@ def count_shards(config, batch_size):
     return shards
 
 
-def cut(count, parts):
-    """range(count) in `parts` runs that differ by one at most: a list of (start, stop)."""
-    edges = [count * i // parts for i in range(parts + 1)]
-    return list(itertools.pairwise(edges))
-
-
 def micro_batch_size(config, shards):
     """Sequences that are worked on at once: the longest shard in passes of about one length."""
     longest = max(stop - start for start, stop in shards)
@@ -57,14 +54,52 @@ def micro_batch_size(config, shards):
     return -(-longest // passes)
 
 
-class Engine:
-    """Computes losses and gradients of batches with a pool of threads. A context manager."""
+class Branches:
+    """The tree that sums a batch's shards, cut for ranks.
 
-    def __init__(self, config, batch_size, threads=None):
-        self.config = config
-        self.threads = threads or available_processors()
-        self.shards = cut(batch_size, count_shards(config, batch_size))
-        self.micro_batch = micro_batch_size(config, self.shards)
+    shards: how many there are in all. own_pairs: the additions that this rank makes among its own
+    shards, own_roots: which of them then hold a sum that goes into more. roots: those of all
+    ranks; places: of each rank, where its own stand among them. pairs: the additions that are
+    left, of roots.
+    """
+
+    def __init__(self, shards, ranks):
+        self.shards = shards
+        pairs, parts = sum_tree(shards), cut(shards, ranks.size)
+        rank_of = np.repeat(np.arange(ranks.size), [b - a for a, b in parts])
+        # The addition (to, from) closes a branch of 2 (from - to) shards, which begins at to.
+        last = np.minimum(2 * pairs[:, 1] - pairs[:, 0], shards) - 1
+        whole = rank_of[pairs[:, 0]] == rank_of[last]
+        start, _ = parts[ranks.rank]
+        self.own_pairs = pairs[whole & (rank_of[pairs[:, 0]] == ranks.rank)] - start
+        self.roots = np.setdiff1d(np.arange(shards), pairs[whole, 1])
+        self.places = [np.flatnonzero(rank_of[self.roots] == q) for q in range(ranks.size)]
+        self.own_roots = self.roots[self.places[ranks.rank]] - start
+        self.pairs = np.searchsorted(self.roots, pairs[~whole])
+
+
+class Engine:
+    """Computes losses and gradients of batches with a pool of threads. A context manager.
+
+    part: (start, stop), the sequences of a batch that this rank computes.
+    """
+
+    def __init__(self, config, batch_size, threads=None, ranks=ALONE, owners=None):
+        """owners: of each rank the range that it has of the gradient [default: all, if alone]."""
+        self.config, self.batch_size, self.ranks = config, batch_size, ranks
+        self.owners = owners or [(0, count_parameters(config))]
+        self.threads = threads or max(1, available_processors() // ranks.here)
+        shards = cut(batch_size, count_shards(config, batch_size))
+        if len(shards) < ranks.size:
+            raise FemtoError(f"a batch of {batch_size} for this model is cut in {len(shards)} "
+                             f"shards, too few for {ranks.size} processes: start fewer, or give a "
+                             "larger --batch-size")
+        self.micro_batch = micro_batch_size(config, shards)
+        first, last = ranks.own(len(shards))
+        self.part = shards[first][0], shards[last - 1][1]
+        self.shards = [(start - self.part[0], stop - self.part[0])
+                       for start, stop in shards[first:last]]
+        self._branches = Branches(len(shards), ranks)
         self.constants = constants(config)
         self.gradients = None
         self._spaces = queue.SimpleQueue()
@@ -104,16 +139,17 @@ class Engine:
     def loss_and_gradient(self, parameters, windows, rate, keys):
         """(loss, gradient, squares) of a batch.
 
-        parameters: flat. windows: (B, T + 1). rate: dropout's. keys: (B,) uint64.
-        loss: the mean in nats. gradient: flat, the mean's, valid until the next call.
-        squares: float64, the sums of the gradient's squares by BLOCK.
+        parameters: flat. windows: (B, T + 1), keys: (B,) uint64: of the part that is this rank's.
+        rate: dropout's. loss: the batch's mean in nats. gradient: flat, the mean's, in this rank's
+        range, valid until the next call. squares: float64, the sums of the gradient's squares
+        by BLOCK, all of them.
         """
         if self.gradients is None:
             self.gradients = np.empty((len(self.shards), parameters.size), np.float32)
             self._gradient_views = [views(g, self.config) for g in self.gradients]
             self._squares = np.empty(-(-parameters.size // BLOCK))
         p = views(parameters, self.config)
-        scale = 1 / (windows.shape[0] * self.config.num_tokens)
+        scale = 1 / (self.batch_size * self.config.num_tokens)
 
         def shard(index):
             self.gradients[index] = 0
@@ -124,12 +160,36 @@ class Engine:
                     scale, rate, part),
             )
 
-        loss = sum(self.map(shard, range(len(self.shards)))) * scale
-        self.map(
-            lambda blocks: sum_shards(self.gradients, self._squares, *blocks),
-            cut(self._squares.size, self.threads),
-        )
-        return loss, self.gradients[0], self._squares
+        losses = self.map(shard, range(len(self.shards)))
+        loss = sum(self.ranks.gather(losses, self._branches.shards).tolist()) * scale
+        self._sum(self.gradients, self._branches.own_pairs, self._squares)
+        squares = self._squares
+        if self.ranks.size > 1:
+            squares = self._sum_over_ranks()
+        return loss, self.gradients[0], squares
+
+    def _sum(self, rows, pairs, squares):
+        self.map(lambda blocks: sum_shards(rows, pairs, squares, *blocks),
+                 cut(squares.size, self.threads))
+
+    def _sum_over_ranks(self):
+        """The rest of the tree, in this rank's range widened to blocks; the squares of all."""
+        branches, size = self._branches, self.gradients.shape[1]
+        blocks = [(start // BLOCK, -(-stop // BLOCK)) for start, stop in self.owners]
+        wide = [(a * BLOCK, min(b * BLOCK, size)) for a, b in blocks]
+        start, stop = wide[self.ranks.rank]
+        rows = np.empty((len(branches.roots), stop - start), np.float32)
+        mine = [self.gradients[row] for row in branches.own_roots]
+        self.ranks.exchange(mine, [[rows[i] for i in places] if q != self.ranks.rank else []
+                                   for q, places in enumerate(branches.places)], wide)
+        for i, row in zip(branches.places[self.ranks.rank], mine, strict=True):
+            rows[i] = row[start:stop]
+        a, b = blocks[self.ranks.rank]
+        self._sum(rows, branches.pairs, self._squares[a:b])
+        self.gradients[0][start:stop] = rows[0]
+        # A block that two ranks share both have, with the same bits.
+        self.ranks.share_squares(self._squares, blocks)
+        return self._squares
 
     def mean_loss(self, parameters, windows):
         """The mean loss in nats over all positions of windows (any number of them)."""
@@ -142,8 +202,9 @@ class Engine:
                 lambda a, tokens, targets, part: summed_loss(
                     a, p, tokens, targets, self.constants, part),
             ),
-            parts,
+            parts[slice(*self.ranks.own(len(parts)))],
         )
+        losses = self.ranks.gather(losses, len(parts)).tolist()
         return sum(losses) / (len(windows) * self.config.num_tokens)
 
     def _over_micro_batches(self, span, windows, keys, function):

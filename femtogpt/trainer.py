@@ -12,9 +12,10 @@ from . import checkpoint
 from .checkpoint import History
 from .curve import Curve
 from .data import count_tokens, draw_batch, spread_windows, unigram_entropy
-from .divergence import Diverged, first_bad_place
-from .optimizer import DECAY, fresh_state, learning_rate, update
+from .divergence import UNKNOWN_PLACE, Diverged, first_bad_place
+from .optimizer import DECAY, fresh_state, learning_rate, ownership, update
 from .parallel import Engine
+from .ranks import ALONE
 from .run import begin, comparable_from
 from .tokenizer.protocol import newline_id
 
@@ -50,21 +51,23 @@ class Trainer:
     """
 
     def __init__(self, model, run, training, validation, path=None, threads=None,
-                 save_every=None, seconds=None, until_loss=None):
+                 save_every=None, seconds=None, until_loss=None, ranks=ALONE):
         """training, validation: tokens, as arrays or Stretches (validation may be empty).
 
         path: where to save (None: nowhere), each save_every steps, else each 30 s.
         seconds: end the run after about this long: its end is set, for the schedule's
         sake, when it is time for the rate to fall. until_loss: stop once the smoothed
-        loss is at or below.
+        loss is at or below. ranks: those that train together, each with a Trainer of the same
+        model, run and texts; the first one saves.
         """
-        self.model, self.run = model, run
+        self.model, self.run, self.ranks = model, run, ranks
         self.path = None if path is None else Path(path).absolute()
         self.training, self.validation = training, validation
         self.save_every, self.seconds, self.until_loss = save_every, seconds, until_loss
         self.threads = threads
         if model.optimizer is None or model.optimizer.kind != run.optimizer:
             model.optimizer = fresh_state(model.config, run.optimizer)
+        self._owners = ownership(model.config, run.optimizer, ranks.size)
         begin(model, run)
         self._newline = newline_id(model.tokenizer)
         # Counted only if the loss should stick: a long text takes seconds.
@@ -91,16 +94,19 @@ class Trainer:
             self.save()  # so that there is something to go back to
         start, began = time.monotonic(), model.step
         saved_at = start
-        with Engine(model.config, self.run.batch_size, self.threads) as engine:
+        with Engine(model.config, self.run.batch_size, self.threads, self.ranks,
+                    self._owners) as engine:
             while model.step < self.run.last_step:
                 before = time.perf_counter()
                 try:
                     loss, lr, norm = self._step(engine)
                     val_loss = self._validate(engine)
-                    self._end_on_time(time.monotonic() - start, model.step - began)
+                    # One clock for all ranks: else one would save or end without the others.
+                    elapsed, unsaved = self.ranks.decided(
+                        [time.monotonic() - start, time.monotonic() - saved_at])
+                    self._end_on_time(elapsed, model.step - began)
                     due = self.save_every and model.step % self.save_every == 0
-                    if due or (not self.save_every
-                               and time.monotonic() - saved_at > SAVE_SECONDS):
+                    if due or (not self.save_every and unsaved > SAVE_SECONDS):
                         self.save()
                         saved_at = time.monotonic()
                 except Diverged as error:
@@ -117,19 +123,25 @@ class Trainer:
     def _step(self, engine):
         model, run = self.model, self.run
         batch, keys = draw_batch(self.training, model.config.num_tokens, run.batch_size, run.seed,
-                                 model.step, self._newline)
+                                 model.step, self._newline, engine.part)
         lr = learning_rate(run.schedule, model.config.recipe, model.step,
                            run.first_step, run.last_step)
         loss, gradient, squares = engine.loss_and_gradient(
             model.parameters, batch, run.dropout, keys
         )
         if not math.isfinite(loss) or not np.isfinite(squares).all():
-            self._diverge(f"at step {model.step + 1}", first_bad_place(
-                model.config, model.parameters, batch, run.dropout, keys, gradient))
+            where = first_bad_place(model.config, model.parameters, batch, run.dropout, keys,
+                                    gradient)
+            # Another rank's sequences, or its part of the gradient, may be the bad ones.
+            known = [told["where"] for told in self.ranks.told({"where": where})
+                     if told["where"] != UNKNOWN_PLACE]
+            self._diverge(f"at step {model.step + 1}", (known or [where])[0])
         self._whole = False  # should memory run out within it, this state is none to save
         norm = update(engine.map, model.config, model.parameters, gradient, squares,
                       model.optimizer, lr,
-                      DECAY_WHEN_MEMORISING if self.curve.memorising else 0.0)
+                      DECAY_WHEN_MEMORISING if self.curve.memorising else 0.0,
+                      self._owners[self.ranks.rank])
+        self.ranks.share(model.parameters, self._owners)
         model.step += 1
         model.history.losses.append(float(np.float32(loss)))
         self._whole = True
@@ -157,6 +169,7 @@ class Trainer:
         if self.run.on_nan != "rollback" or self.path is None or self._rollbacks == ROLLBACKS:
             raise error
         self._rollbacks += 1
+        self.ranks.told({})  # all wait here until the first one has saved
         model, run, reached = self.model, self.run, self.model.step
         good = checkpoint.load(self.path)
         model.parameters, model.step, model.history = good.parameters, good.step, good.history
@@ -184,7 +197,7 @@ class Trainer:
                 np.zeros(len(self._validation_windows), np.uint64)))
         model.history.validation.append((model.step, float(np.float32(loss))))
         self._note(self.curve.validated(*model.history.validation[-1]))
-        if self.curve.best_step == model.step and run.keep_best:
+        if self.curve.best_step == model.step and run.keep_best and self.ranks.first:
             self._best = replace(
                 model, parameters=model.parameters.copy(), optimizer=None, run=None,
                 lineage=[*model.lineage, {"run": model.run}],
@@ -208,8 +221,17 @@ class Trainer:
 
     def save(self):
         """Saves the model, and beside it what it was at its best validation, if that is newer
-        than what is there. A state that is not whole (out of memory, diverged) is not saved."""
+        than what is there. A state that is not whole (out of memory, diverged) is not saved.
+        All ranks call it; the first one writes."""
         if self.path is None or not self._whole:
+            return
+        if self._saved_step != self.model.step:
+            state = self.model.optimizer
+            for moment in (state.m, state.v):
+                self.ranks.collect(moment, [(min(start, moment.size), min(stop, moment.size))
+                                            for start, stop in self._owners])
+        if not self.ranks.first:
+            self._saved_step = self.model.step
             return
         try:
             if not self._best_saved:  # first: its step is not trained again if we die in between

@@ -19,7 +19,7 @@ LEVELS = [
     {"experiment", "trainer", "session", "divergence", "sampler", "decoder", "scoring", "diagnosis",
      "estimate", "inspection", "search", "surgery", "exchange"},
     {"checkpoint", "damage", "durable", "run", "curve", "model", "data", "cache", "parallel",
-     "optimizer"},
+     "ranks", "optimizer"},
     {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "errors"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
@@ -156,7 +156,7 @@ def test_every_folder_is_installed():
 
 
 def test_every_command_has_its_file_and_every_file_its_command():
-    shared = {"__init__", "colours", "interactive", "logs", "options", "progress",
+    shared = {"__init__", "colours", "interactive", "logs", "options", "progress", "ranks",
               "signals", "streaming"}
     commands = {path.stem for path in (PACKAGE / "cli").glob("*.py")} - shared
     assert set(COMMANDS.values()) == commands

@@ -15,7 +15,7 @@ from femtogpt.model import (
     loss_and_gradients,
     summed_loss,
 )
-from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, sum_shards, update
+from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
 from femtogpt.parallel import Engine, count_shards, cut
 from femtogpt.tensors import count_parameters, views
 
@@ -137,6 +137,6 @@ def test_sum_shards_adds_in_the_stated_tree(count):
 
     expected = tree(list(shards.copy()))
     squares = np.empty(2)
-    sum_shards(shards, squares, 0, 2)
+    sum_shards(shards, sum_tree(count), squares, 0, 2)
     np.testing.assert_array_equal(shards[0], expected)
     assert squares.sum() == pytest.approx(np.sum(expected.astype(np.float64) ** 2), rel=1e-5)

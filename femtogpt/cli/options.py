@@ -74,11 +74,23 @@ def shape_options(command):
     return command
 
 
+silent = False  # in all ranks of a training but the first
+
+
+def silence():
+    """Has say() say nothing from now on."""
+    global silent
+    silent = True
+
+
 def say(message):
     """A line for the person at the terminal; results go to standard output instead.
 
-    That nobody reads it any more (a closed terminal, a pipe to `head`) must not end a run.
+    That nobody reads it any more (a closed terminal, a pipe to `head`) must not end a run. Of
+    several ranks, one speaks.
     """
+    if silent:
+        return
     with suppress(OSError):
         click.echo(message, err=True)
 

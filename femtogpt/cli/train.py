@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import sys
+from contextlib import nullcontext
 
 import click
 
@@ -20,9 +21,11 @@ from .options import (
     model_option,
     say,
     say_if_compiling,
+    silence,
     threads_option,
 )
 from .progress import Progress
+from .ranks import require_alike, together
 from .signals import stop_signals
 
 
@@ -94,11 +97,16 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
 
     from ..data import find_texts
     from ..durable import lock
+    from ..ranks import find as find_ranks
     from ..run import earlier_runs
     from ..session import prepare
     from ..trainer import Trainer
 
-    with lock(model):
+    ranks = find_ranks()
+    if not ranks.first:
+        silence()
+    with together(ranks), lock(model) if ranks.first else nullcontext():
+        ranks.told({})  # until the first one has the lock
         loaded = load_model(model)
         texts = find_texts(datasets)
         given = {name: value for name, value in options.items() if value is not None}
@@ -113,22 +121,23 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
         _warn_of_unknown(loaded, tokens)
         if reset_optimizer:
             loaded.optimizer = None
+        require_alike(ranks, loaded, run, training)
         began = loaded.step
         with stop_signals() as stop:  # until here there is nothing to save
             trainer = Trainer(loaded, run, training, validation, model, threads, save_every,
-                              seconds, until_loss)
+                              seconds, until_loss, ranks)
             _look_at_disk(model, loaded)
             say(f"{model}: step {began} -> {run.last_step}, {len(training):,} tokens to train on, "
                 f"{_held_back(run, tokens, validation)}, {run.optimizer}, seed {run.seed}")
             say_if_compiling()
             try:
-                if not stop.signal:
+                if not ranks.highest(stop.signal or 0):
                     _train(trainer, stop, sample_every,
                            {"json_lines": log, "table": csv, "tensorboard": tensorboard})
             finally:
                 if loaded.step > began:
                     trainer.save()
-    if loaded.step > began:
+    if loaded.step > began and ranks.first:
         _conclude(trainer, training)
     if stop.signal and loaded.step < trainer.run.last_step:
         say(f"stopped by {signal.Signals(stop.signal).name} and saved at step {loaded.step}; "
@@ -163,6 +172,11 @@ def _train(trainer, stop, sample_every, places):
     run = trainer.run
     if sample_every is None:
         sample_every = max(50, (run.last_step - run.first_step) // 10)
+    if not trainer.ranks.first:
+        for _ in trainer:
+            if trainer.ranks.highest(stop.signal or 0):
+                break
+        return
     with logs(**places) as write, Progress(trainer) as progress:
         for record in trainer:
             progress.show(record)
@@ -171,6 +185,7 @@ def _train(trainer, stop, sample_every, places):
             write(record)
             if sample_every and record.step % sample_every == 0:
                 progress.say(f"step {record.step}: {_sample(trainer.model, record.step)}")
+            stop.signal = trainer.ranks.highest(stop.signal or 0)
             if stop.signal:
                 break
 

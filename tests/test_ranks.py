@@ -1,0 +1,272 @@
+"""Ranks: the same bytes with any number of them, and one that fails ends all.
+
+The tests of whole trainings need mpiexec and mpi4py: pip install 'femtogpt[mpi]'.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import ROOT, SIZES, environment, text
+
+from femtogpt import checkpoint
+from femtogpt.config import GPTConfig
+from femtogpt.errors import FemtoError
+from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, ownership, sum_tree, update
+from femtogpt.parallel import Branches, Engine
+from femtogpt.ranks import SIZES as SIZE_VARIABLES
+from femtogpt.ranks import Ranks, cut, find
+from femtogpt.tensors import MUON_FIELDS, count_parameters, ranges
+
+MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join(
+    [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
+mpi = pytest.mark.skipif(MPIEXEC is None or importlib.util.find_spec("mpi4py") is None,
+                         reason="needs mpiexec and mpi4py")
+TRAIN = [sys.executable, "-m", "femtogpt", "train", "--dropout=0.1", "--batch-size=8",
+         "--val-fraction=0.1", "--eval-every=10"]
+
+
+# ---- one process: who does what
+
+
+class OneOf(Ranks):
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+@pytest.mark.parametrize("shards", [1, 2, 4, 8])
+def test_the_tree_is_the_same_however_it_is_cut(shards, size):
+    if size > shards:
+        return
+    values = np.random.default_rng(shards).normal(0, 1, shards).astype(np.float32)
+    whole = values.copy()
+    for to, source in sum_tree(shards):
+        whole[to] += whole[source]
+    branches = [Branches(shards, OneOf(rank, size)) for rank in range(size)]
+    roots = np.full(len(branches[0].roots), np.nan, np.float32)
+    for rank, (start, stop) in enumerate(cut(shards, size)):
+        own = values[start:stop].copy()
+        for to, source in branches[rank].own_pairs:
+            own[to] += own[source]
+        roots[branches[0].places[rank]] = own[branches[rank].own_roots]
+    for to, source in branches[0].pairs:
+        roots[to] += roots[source]
+    assert roots[0] == whole[0]  # the same bits
+    sent = sum(len(b.own_roots) for b in branches)
+    assert sent == len(roots) <= 2 * size + shards // 4
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_every_parameter_has_one_owner_and_matrices_are_whole(kind, size):
+    config = GPTConfig(300, 16, 64, 3, 4)
+    owners = ownership(config, kind, size)
+    assert owners[0][0] == 0 and owners[-1][1] == count_parameters(config)
+    assert all(a[1] == b[0] for a, b in zip(owners, owners[1:], strict=False))
+    assert len(owners) == size and all(start < stop for start, stop in owners)
+    assert all(start <= stop for start, stop in ownership(GPTConfig(5, 8, 8, 1, 1), kind, size))
+    edges = [start for start, _ in owners[1:]]
+    if kind == "muon":
+        for field, (start, stop) in ranges(config)._asdict().items():
+            each = (stop - start) // 3
+            for edge in edges:
+                if start < edge < stop:
+                    assert field in MUON_FIELDS and (edge - start) % each == 0 or (
+                        field not in MUON_FIELDS and edge % BLOCK == 0)
+
+
+def test_more_processes_than_shards():
+    tiny = GPTConfig(5, 8, 8, 1, 1)
+    with pytest.raises(FemtoError, match="--batch-size"):
+        Engine(tiny, 2, 1, OneOf(0, 3), ownership(tiny, "muon", 3))
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_updates_of_parts_are_the_update_of_all(kind):
+    config = GPTConfig(300, 16, 32, 2, 2)
+    rng = np.random.default_rng(0)
+    start, gradient = rng.standard_normal((2, count_parameters(config)), np.float32)
+    whole, state = start.copy(), fresh_state(config, kind)
+    update(lambda f, items: [f(i) for i in items], config, whole, gradient, np.ones(1), state, 0.1)
+    for size in (2, 3):
+        parts, state = start.copy(), fresh_state(config, kind)
+        for own in ownership(config, kind, size):
+            before = parts.copy()
+            state.t = 0
+            update(lambda f, items: [f(i) for i in items], config, parts, gradient, np.ones(1),
+                   state, 0.1, own=own)
+            changed = np.flatnonzero(parts != before)
+            assert changed.size and own[0] <= changed.min() and changed.max() < own[1]
+        np.testing.assert_array_equal(parts, whole)
+
+
+def test_mpi_is_not_imported_unless_started_as_one_of_several():
+    code = ("import sys; from femtogpt.cli import main; from femtogpt.ranks import find; "
+            "assert find().size == 1; assert 'mpi4py' not in sys.modules")
+    alone = {name: value for name, value in environment().items() if name not in SIZE_VARIABLES}
+    for more in ({}, dict.fromkeys(SIZE_VARIABLES, "1")):
+        subprocess.run([sys.executable, "-c", code], check=True, env=alone | more)
+
+
+def test_several_without_mpi4py_say_so(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(FemtoError, match=r"femtogpt\[mpi\]"):
+        find()
+
+
+# ---- whole trainings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """dataset.txt, and start-OPTIMIZER models."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "dataset.txt").write_text(text(6000))
+    subprocess.run([sys.executable, "-m", "femtogpt", "init", "--tokenizer=char", *SIZES,
+                    "--num-layers=2", "--num-tokens=64", "--model=start"],
+                   cwd=folder, check=True, env=environment(), stdout=subprocess.DEVNULL)
+    return folder
+
+
+def begin(folder, ranks, model, *arguments):
+    """mpiexec -n ranks femtogpt train, as a process."""
+    return subprocess.Popen(
+        [MPIEXEC, "-n", str(ranks), *TRAIN, f"--model={model}", *arguments], cwd=folder,
+        env=environment(PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True)
+
+
+def finish(process, exit_code=0):
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == exit_code, out
+    return out
+
+
+def digest(folder, model):
+    return (folder / model).read_bytes()
+
+
+@mpi
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_1_2_3_and_4_ranks_give_the_same_bytes(folder, optimizer):
+    results = {}
+    for ranks, threads in ((1, 2), (2, 1), (3, 2), (4, 1)):
+        model = f"{optimizer}{ranks}"
+        shutil.copy(folder / "start", folder / model)
+        out = finish(begin(folder, ranks, model, "--steps=25", f"--optimizer={optimizer}",
+                           f"--threads={threads}", "--save-every=9"))
+        assert out.count("-> 25") == 1  # one rank speaks
+        results[ranks] = digest(folder, model)
+    assert checkpoint.load(folder / model).step == 25
+    assert len(set(results.values())) == 1
+
+
+@mpi
+def test_a_run_goes_on_with_another_number_of_ranks(folder):
+    for model in ("once", "parts"):
+        shutil.copy(folder / "start", folder / model)
+    finish(begin(folder, 1, "once", "--steps=24"))
+    first = begin(folder, 4, "parts", "--steps=24", "--log=log", "--save-every=1000000")
+    while not (folder / "log").exists() or (folder / "log").read_text().count("\n") < 3:
+        assert first.poll() is None, finish(first)
+        time.sleep(0.01)
+    for process in processes("parts")[1:2]:  # to one of them, not the first
+        os.kill(process, signal.SIGTERM)
+    stopped = finish(first, 143)
+    assert stopped.count("saved at step") == 1
+    assert 3 <= checkpoint.load(folder / "parts").step < 24 or "step 24" in stopped
+    finish(begin(folder, 3, "parts"))
+    assert digest(folder, "once") == digest(folder, "parts")
+
+
+def processes(model):
+    """The ids of the ranks that train a model, in the order of their start (Linux)."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (place / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"--model={model}".encode() in command and b"mpiexec" not in command[0]:
+            found.append(int(place.name))
+    return sorted(found)
+
+
+@mpi
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for ranks in /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_ends_all_and_loses_nothing(folder, rank):
+    model = f"killed{rank}"
+    shutil.copy(folder / "start", folder / model)
+    run = begin(folder, 2, model, "--steps=100000", "--save-every=5", f"--log={model}.log")
+    while not (folder / f"{model}.log").exists() or (
+            (folder / f"{model}.log").read_text().count("\n") < 12):
+        assert run.poll() is None, finish(run)
+        time.sleep(0.01)
+    victim = processes(model)[rank]
+    os.kill(victim, signal.SIGKILL)
+    began = time.monotonic()
+    out, _ = run.communicate(timeout=60)
+    assert run.returncode != 0 and time.monotonic() - began < 30
+    assert str(victim) in out or "KILLED" in out.upper()
+    step = checkpoint.load(folder / model).step
+    assert step >= 10 and step % 5 == 0
+    assert not processes(model)
+
+
+@mpi
+def test_what_one_rank_cannot_do_ends_all_with_its_name(folder):
+    shutil.copy(folder / "start", folder / "alone")
+    out = finish(begin(folder, 2, "alone", "--steps=5", "--dataset=nowhere"), 1)
+    assert "process 0 of 2" in out and "nowhere" in out
+    assert "Traceback" not in out
+    out = finish(begin(folder, 2, "alone", "--steps=5", "--batch-size=1"), 1)
+    assert "--batch-size" in out and "Traceback" not in out
+
+
+@mpi
+def test_ranks_that_differ_are_refused_with_what_differs(folder):
+    """The second gets another seed, by a shell that asks which it is."""
+    shutil.copy(folder / "start", folder / "unlike")
+    script = ('exec "$0" "$@" --seed=$((5 + ${PMI_RANK:-${OMPI_COMM_WORLD_RANK}}))')
+    done = subprocess.run(
+        [MPIEXEC, "-n", "2", "sh", "-c", script, *TRAIN, "--model=unlike", "--steps=5"],
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    said = done.stdout + done.stderr
+    assert said.count("process 1 of 2 differs from the first: seed 6 is not 5") == 1
+    assert "Traceback" not in said
+    assert checkpoint.load(folder / "unlike").step == 0
+
+
+@mpi
+def test_divergence_is_told_once_and_ends_all(folder):
+    shutil.copy(folder / "start", folder / "diverged")
+    out = finish(begin(folder, 3, "diverged", "--steps=20", "--optimizer=adamw",
+                       "--learning-rate=1e30"), 1)
+    assert out.count("diverged at step") == 1 and "Traceback" not in out
+    assert checkpoint.load(folder / "diverged").step == 0
+
+
+@mpi
+def test_rollback_makes_the_same_bytes(folder):
+    made = []
+    for ranks in (1, 2):
+        model = f"rolled{ranks}"
+        shutil.copy(folder / "start", folder / model)
+        out = finish(begin(folder, ranks, model, "--steps=8", "--optimizer=adamw",
+                           "--learning-rate=3e37", "--on-nan=rollback", "--threads=1"), 1)
+        assert "Went back to step 0" in out
+        made.append(json.dumps(checkpoint.load(folder / model).lineage))
+    assert made[0] == made[1]
