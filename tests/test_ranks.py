@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_every_parameter_has_one_owner_and_matrices_are_whole(kind, size):
     config = GPTConfig(300, 16, 64, 3, 4)
     owners = ownership(config, kind, size)
     assert owners[0][0] == 0 and owners[-1][1] == count_parameters(config)
-    assert all(a[1] == b[0] for a, b in zip(owners, owners[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(owners))
     assert len(owners) == size and all(start < stop for start, stop in owners)
     assert all(start <= stop for start, stop in ownership(GPTConfig(5, 8, 8, 1, 1), kind, size))
     edges = [start for start, _ in owners[1:]]
@@ -81,7 +82,7 @@ def test_every_parameter_has_one_owner_and_matrices_are_whole(kind, size):
             each = (stop - start) // 3
             for edge in edges:
                 if start < edge < stop:
-                    assert field in MUON_FIELDS and (edge - start) % each == 0 or (
+                    assert (field in MUON_FIELDS and (edge - start) % each == 0) or (
                         field not in MUON_FIELDS and edge % BLOCK == 0)
 
 
