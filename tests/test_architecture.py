@@ -18,7 +18,7 @@ LEVELS = [
     {"api"},
     {"experiment", "trainer", "session", "divergence", "sampler", "decoder", "scoring", "diagnosis",
      "inspection", "search", "surgery", "exchange"},
-    {"checkpoint", "damage", "durable", "run", "curve", "model", "data", "cache", "parallel",
+    {"checkpoint", "damage", "durable", "looks", "run", "curve", "model", "data", "cache", "parallel",
      "optimizer"},
     {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "errors"},
 ]
