@@ -32,6 +32,7 @@ SECTIONS = {
         "info": "info",
         "loss": "loss",
         "diagnose": "diagnose",
+        "report": "report",
         "chunks": "chunks",
         "cluster-tokens": "cluster_tokens",
         "compare": "compare",
