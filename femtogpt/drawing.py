@@ -52,8 +52,8 @@ def line_chart(lines, width=420, height=240, x_label="step", y_label="loss, nats
                          f'text-anchor="middle">{x:g}</text>')
     parts.append(f'<text x="{(LEFT + width) / 2:.0f}" y="{height - 4}" '
                  f'text-anchor="middle">{escape(x_label)}</text>'
-                 f'<text class="y-label" transform="translate(11 {height / 2 - 10:.0f}) rotate(-90)" '
-                 f'text-anchor="middle">{escape(y_label)}</text>')
+                 '<text class="y-label" text-anchor="middle" transform="translate(11 '
+                 f'{height / 2 - 10:.0f}) rotate(-90)">{escape(y_label)}</text>')
     above = -math.inf  # where the last level's label stands
     for name, y in sorted(levels, key=lambda level: -level[1]):
         _, at = place(0, y)

@@ -245,8 +245,8 @@ def test_a_browser_tells_values_by_keys_and_pointer(tmp_path, measured):
         browser.value(f"document.querySelector({json.dumps(selector)}).focus()")
         for key in keys:
             browser.press(key)
-        return browser.value("(document.activeElement.closest('.attention') ??"
-                             "document.activeElement).nextElementSibling.textContent")
+        return browser.value("(e => e.closest('.attention') ?? e.closest('.hardest')?.parentNode"
+                             " ?? e)(document.activeElement).nextElementSibling.textContent")
 
     try:
         browser.wait("document.querySelectorAll('.readout').length > 3")

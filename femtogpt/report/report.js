@@ -1,16 +1,24 @@
 "use strict";
 // What a page tells where one points, or moves by keys. It is whole without.
 
-const HINT = "Point at it, or tab to it and use the arrow keys, for values.";
+const HINT = "Point at a chart, a map or a coloured text, or tab to it and use the arrow keys: it "
+  + "tells its values.";
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-/** A line under an element that tells what is pointed at. */
-function readout(under) {
+function paragraph(kind, text, after) {
   const line = document.createElement("p");
-  line.className = "readout";
+  line.className = kind;
+  line.textContent = text;
+  after.after(line);
+  return line;
+}
+
+/** A line under an element, or under the table it is in, that tells what is pointed at. */
+function readout(element) {
+  const under = element.closest("td") ? element.closest(".scroll") : element;
+  if (under.nextElementSibling?.className === "readout") return under.nextElementSibling;
+  const line = paragraph("readout", "", under);
   line.setAttribute("role", "status");
-  line.textContent = HINT;
-  under.after(line);
   return line;
 }
 
@@ -142,6 +150,7 @@ function attention(block) {
   }
 }
 
+paragraph("note", HINT, document.querySelector("nav"));
 document.querySelectorAll(".chart").forEach(chart);
 document.querySelectorAll("[data-rove]").forEach(rove);
 document.querySelectorAll(".attention").forEach(attention);

@@ -10,7 +10,8 @@ SHOWN, TOKENS = 8, 200  # samples of the past; tokens of what it writes now
 
 def samples(m):
     """A table of samples, by step, as HTML."""
-    looks = [look for look in m.model.history.looks if look.sample.strip()]
+    looks = [look for look in m.model.history.looks if look.sample.strip()
+             and look.step < m.model.step]
     count = min(SHOWN, len(looks))
     looks = [looks[i * (len(looks) - 1) // max(1, count - 1)] for i in range(count)]
     rows = [(f"{look.step:,}", _text(look.sample)) for look in looks]

@@ -103,7 +103,7 @@ def _glance(models):
             "guessing gives": ", ".join(f"{name} {value:.3f}" for name, value in guessing(m)),
             "file": _megabytes(m.size) if m.size else None,
             "of which parameters": _megabytes(model.parameters.nbytes),
-            "the optimizer's moments": _megabytes(moments) if moments else "none",
+            "optimizer's moments": _megabytes(moments) if moments else "none",
             "losses": _megabytes(losses),
             "tokenizer and the rest": _megabytes(m.size - model.parameters.nbytes - moments
                                                  - losses) if m.size else None,
