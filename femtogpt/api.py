@@ -143,10 +143,7 @@ class GPT:
                 for token, p in zip(ids[1:].tolist(), self._probabilities(ids), strict=True)]
 
     def _probabilities(self, ids):
-        logits = self.logits(ids[:-1]).astype(np.float64)
-        logits -= logits.max(1, keepdims=True)
-        shares = np.exp(logits)
-        return shares[np.arange(len(ids) - 1), ids[1:]] / shares.sum(1)
+        return inspection.probabilities(self.config, self.state.parameters, ids)
 
     def attention(self, text: str | bytes) -> np.ndarray:
         """(L, NH, n, n): where each head of each layer looks; row i is the i-th token's, and adds

@@ -5,7 +5,8 @@ optimizer.adamw.m.{name}, optimizer.adamw.v.{name}, optimizer.muon.m.{name}, and
 history.loss (one a step), history.validation_step, history.validation_loss.
 Metadata: one entry "femtogpt", a JSON string (several entries would come out in another
 order in each process): format_version, config, tokenizer, step, optimizer, run, lineage,
-sha256. The hash is over the whole file, its own 64 digits taken as zeros.
+looks (older files have none), sha256. The hash is over the whole file, its own 64 digits
+taken as zeros.
 
 A file holds no times and no names of machines: equal runs give equal bytes.
 """
@@ -22,6 +23,7 @@ import numpy as np
 from .config import GPTConfig
 from .durable import previous_path, replace
 from .errors import FemtoError
+from .looks import looks_from_json
 from .optimizer import OPTIMIZERS, OptimizerState, fresh_state
 from .tensors import MUON_FIELDS, Tensors, count_parameters, named
 from .tokenizer import count_marks, tokenizer_from_json
@@ -53,10 +55,12 @@ class NotFinite(FemtoError):
 
 @dataclass
 class History:
-    """What training told: a loss a step in nats, and (step, loss) of each validation."""
+    """What training told: a loss a step in nats, (step, loss) of each validation, and some Looks.
+    """
 
     losses: list = field(default_factory=list)
     validation: list = field(default_factory=list)
+    looks: list = field(default_factory=list)
 
 
 @dataclass
@@ -127,6 +131,7 @@ def _parts(model):
         "optimizer": None if state is None else {"kind": state.kind, "t": state.t},
         "run": model.run,
         "lineage": model.lineage,
+        "looks": model.history.looks,
     }
     return file_parts(_tensors(model), metadata)
 
@@ -285,7 +290,8 @@ def _read_tensors(file, header, metadata):
     fill(tensors, file, header)
     losses, steps, validation = (tensors[f"history.{name}"].tolist()
                                  for name in ("loss", "validation_step", "validation_loss"))
-    model.history = History(losses, list(zip(steps, validation, strict=True)))
+    model.history = History(losses, list(zip(steps, validation, strict=True)),
+                            looks_from_json(metadata.get("looks", []), config, model.step))
     return model
 
 

@@ -23,6 +23,15 @@ def attention_weights(qkv, num_heads):
     return weights / weights.sum(2, keepdims=True)
 
 
+def probabilities(config, parameters, ids):
+    """How likely the model found each of ids (n,) but the first, given those before it: (n - 1,)
+    float64. 2 <= n <= num_tokens + 1."""
+    logits = activations(config, parameters, ids[:-1])["logits"].astype(np.float64)
+    logits -= logits.max(1, keepdims=True)
+    shares = np.exp(logits)
+    return shares[np.arange(len(ids) - 1), ids[1:]] / shares.sum(1)
+
+
 def activations(config, parameters, ids):
     """All that a forward computes for ids (n,), 1 <= n <= num_tokens, as a dict of float32 arrays.
 

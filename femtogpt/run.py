@@ -181,6 +181,18 @@ def chronicle(model):
     return [entry for _, _, entry in sorted(found, key=lambda item: item[:2])]
 
 
+def counted_runs(model):
+    """[(Run, the step it went to)] since the model counts its steps from 0, oldest first."""
+    runs = []
+    for entry in chronicle(model):
+        with contextlib.suppress(FemtoError, AttributeError, TypeError):
+            if "init_with" in entry:
+                runs.clear()
+            runs.append(Run.from_json(entry.get("run")))
+    ends = [*(run.first_step for run in runs[1:]), model.step]
+    return list(zip(runs, ends, strict=False))
+
+
 def comparable_from(model, run):
     """The step since which the model's validations are all of what `run` holds back."""
     first = run.first_step

@@ -106,33 +106,36 @@ def _mean_and_error(groups, losses):
     return mean, error
 
 
-def _losses(model, tokens, size, threads):
+def _losses(model, tokens, size, threads, most=None):
     """Of consecutive windows, in groups of up to `size`: their starts, and (groups,) mean losses.
-    """
+    most: about so many groups, of more, evenly from all over."""
     T = model.config.num_tokens
     check_length(tokens, T)
     starts = range(0, len(tokens) - T, T)
     groups = [starts[i : i + size] for i in range(0, len(starts), max(1, size))]
+    groups = groups[:: -(-len(groups) // most) if most else 1]
     with Engine(model.config, 64, threads) as engine:
         return groups, np.array([engine.mean_loss(model.parameters, windows(tokens, group, T))
                                  for group in groups])
 
 
-def chunks(model, tokens, chunk_size, threads=None):
+def chunks(model, tokens, chunk_size, threads=None, most=None):
     """Which parts of a text are easy and hard: of each chunk, in the text's order, begin and end
     (the tokens predicted are tokens[begin:end]), byte (where that begins in the text), loss (nats
-    a token) and bits_per_byte, as dicts. A chunk is chunk_size tokens, rounded up to windows."""
+    a token) and bits_per_byte, as dicts. A chunk is chunk_size tokens, rounded up to windows.
+    most: of a text of more chunks, about so many are looked at, evenly from all over."""
     T = model.config.num_tokens
-    groups, losses = _losses(model, tokens, -(-chunk_size // T), threads)
+    groups, losses = _losses(model, tokens, -(-chunk_size // T), threads, most)
     lengths = np.array([len(model.tokenizer.piece(i)) for i in range(model.config.vocab_size)])
-    found, byte = [], int(lengths[tokens[0]])
+    found, at, byte = [], 0, 0
     for group, loss in zip(groups, losses.tolist(), strict=True):
         begin, end = group[0] + 1, group[-1] + T + 1
+        byte += int(lengths[tokens[at:begin]].sum())
         size = int(lengths[tokens[begin:end]].sum())
         bits = loss / math.log(2) * (end - begin) / max(1, size)
         found.append({"begin": begin, "end": end, "byte": byte, "loss": loss,
                       "bits_per_byte": bits})
-        byte += size
+        at, byte = end, byte + size
     return found
 
 

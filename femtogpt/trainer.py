@@ -13,13 +13,17 @@ from .checkpoint import History
 from .curve import Curve
 from .data import count_tokens, draw_batch, spread_windows, unigram_entropy
 from .divergence import UNKNOWN_PLACE, Diverged, first_bad_place
+from .errors import FemtoError
+from .looks import LONGEST_SAMPLE, Look, changes, gradient_norms, matrices, with_look
 from .optimizer import DECAY, fresh_state, learning_rate, ownership, update
 from .parallel import Engine
 from .ranks import ALONE
 from .run import begin, comparable_from
+from .scoring import sample_text
 from .tokenizer.protocol import newline_id
 
 VALIDATION_WINDOWS = 64
+SAMPLE_TOKENS = 80
 # Once the text is being memorised Muon's matrices decay, which brings the loss on unseen text
 # down again (on 56 KB of simple words, C 80, 400 steps: from 1.60 to 1.29) but from the start
 # slows learning.
@@ -136,6 +140,10 @@ class Trainer:
             known = [told["where"] for told in self.ranks.told({"where": where})
                      if told["where"] != UNKNOWN_PLACE]
             self._diverge(f"at step {model.step + 1}", (known or [where])[0])
+        looking = (model.step + 1 - run.first_step) % run.validation_interval == 0
+        if looking:
+            before = matrices(model.parameters, model.config)
+            self.ranks.share(gradient, self._owners)
         self._whole = False  # should memory run out within it, this state is none to save
         norm = update(engine.map, model.config, model.parameters, gradient, squares,
                       model.optimizer, lr,
@@ -144,9 +152,21 @@ class Trainer:
         self.ranks.share(model.parameters, self._owners)
         model.step += 1
         model.history.losses.append(float(np.float32(loss)))
+        if looking:
+            model.history.looks = with_look(model.history.looks, Look(
+                model.step, gradient_norms(gradient, model.config),
+                changes(before, matrices(model.parameters, model.config)), self._sample()))
         self._whole = True
         self._note(self.curve.add(model.history.losses[-1]))
         return loss, lr, norm
+
+    def _sample(self):
+        """The start of what the model writes now. Always by one seed, so that samples compare."""
+        try:
+            text = sample_text(self.model, "\n", SAMPLE_TOKENS, self.run.seed)
+        except FemtoError:  # a vocabulary without a newline; or it diverges, which is told next
+            return ""
+        return text.encode()[:LONGEST_SAMPLE].decode("utf-8", "ignore")
 
     def _note(self, sentence):
         if sentence:
@@ -201,7 +221,8 @@ class Trainer:
             self._best = replace(
                 model, parameters=model.parameters.copy(), optimizer=None, run=None,
                 lineage=[*model.lineage, {"run": model.run}],
-                history=History(list(model.history.losses), list(model.history.validation)))
+                history=History(list(model.history.losses), list(model.history.validation),
+                                model.history.looks))
             self._best_saved = False
         if run.patience is not None and self.curve.since_best >= run.patience and not last:
             self._end_run(model.step)

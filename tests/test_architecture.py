@@ -16,11 +16,12 @@ LEVELS = [
     {"__main__"},
     {"cli"},
     {"api"},
+    {"report"},
     {"experiment", "trainer", "session", "divergence", "sampler", "decoder", "scoring", "diagnosis",
      "estimate", "inspection", "search", "surgery", "exchange"},
-    {"checkpoint", "damage", "durable", "run", "curve", "model", "data", "cache", "parallel",
-     "ranks", "optimizer"},
-    {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "errors"},
+    {"about", "checkpoint", "damage", "durable", "looks", "run", "curve", "model", "data", "cache",
+     "parallel", "ranks", "optimizer"},
+    {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "webpage", "errors"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 LONGEST = 330  # lines of a file

@@ -18,6 +18,7 @@ from small import LETTERS, environment, fresh_model, some_run
 from femtogpt import checkpoint, durable
 from femtogpt.config import GPTConfig
 from femtogpt.errors import FemtoError
+from femtogpt.looks import MOST, Look, looks_from_json, with_look
 from femtogpt.model import initial_parameters
 from femtogpt.optimizer import fresh_state
 from femtogpt.tensors import count_parameters, views
@@ -58,6 +59,8 @@ def full_model(optimizer="muon", tokenizer=None, **changes):
     model.step = 3
     model.history.losses = [2.5, 1.5, float(np.float32(0.1))]
     model.history.validation = [(1, 3.5), (3, float(np.float32(1.1)))]
+    parts = [0.25] * (model.config.num_layers + 2)
+    model.history.looks = [Look(2, parts, parts, "\n<é>")]
     model.run = some_run(decay_steps=4).to_json()
     model.lineage.append({"anything": [1, "é\"\n"]})
     return model
@@ -352,13 +355,15 @@ def planted(name):
         model.optimizer.kind = "sgd"
     elif name == "t":
         model.optimizer.t = 0.5
+    elif name == "looks":
+        model.history.looks = [[2, [0.1], [0.1], ""]]  # of fewer layers
     return model, tensors
 
 
 @pytest.mark.parametrize("name", [
     "config", "larger config", "vocabulary", "missing", "missing moment", "missing history",
     "extra", "shape", "dtype", "NaN", "infinity", "NaN moment", "history", "step", "lineage",
-    "optimizer", "t",
+    "optimizer", "t", "looks",
 ])
 def test_a_wrong_content_under_a_right_hash_is_refused(tmp_path, monkeypatch, name):
     path = tmp_path / "model"
@@ -373,6 +378,36 @@ def test_a_wrong_content_under_a_right_hash_is_refused(tmp_path, monkeypatch, na
 def test_what_is_planted_nowhere_loads(tmp_path):
     write_unchecked(planted("nothing")[0], tmp_path / "model")
     assert_same(checkpoint.load(tmp_path / "model"), full_model())
+
+
+def test_looks_of_a_long_run_are_few_and_spread(tmp_path):
+    model, looks = full_model(), []
+    parts = [0.0123456789] * (model.config.num_layers + 2)
+    for step in range(250, 100_001, 250):
+        looks = with_look(looks, Look(step, parts, parts, "é" * 60))
+        if step == 50_000:  # saved here, it goes on the same
+            looks = looks_from_json(json.loads(json.dumps(looks)), model.config, step)
+    steps = [look.step for look in looks]
+    assert len(looks) == MOST and (steps[0], steps[-1]) == (250, 100_000)
+    roots = np.diff(np.sqrt(steps))
+    assert roots.max() < 3 * np.sqrt(100_000) / MOST and looks[3].gradient[0] == 0.0123
+    model.step, model.history.looks = 100_000, []
+    checkpoint.save(model, tmp_path / "without")
+    model.history.looks = looks
+    checkpoint.save(model, tmp_path / "with")
+    assert checkpoint.load(tmp_path / "with").history.looks == looks
+    assert 0 < (tmp_path / "with").stat().st_size - (tmp_path / "without").stat().st_size < 16_000
+
+
+def test_files_from_before_looks_load(tmp_path):
+    model = full_model()
+    tensors = checkpoint._tensors(model)
+    checkpoint.save(model, tmp_path / "new")
+    written = checkpoint.read_metadata(tmp_path / "new")
+    del written["looks"], written["sha256"]
+    (tmp_path / "old").write_bytes(b"".join(checkpoint.file_parts(tensors, written)))
+    old = checkpoint.load(tmp_path / "old")
+    assert old.history.looks == [] and old.history.losses == model.history.losses
 
 
 @pytest.mark.parametrize("where", ["parameters", "m", "v"])

@@ -18,6 +18,7 @@ from femtogpt.errors import FemtoError
 from femtogpt.exchange import hf
 from femtogpt.exchange.hf import card, layout, vocabulary, widening, writing
 from femtogpt.inspection import activations
+from femtogpt.looks import Look
 from femtogpt.model import initial_parameters
 from femtogpt.optimizer import fresh_state
 from femtogpt.tensors import views
@@ -123,6 +124,8 @@ def trained_model(recipe="standard", positions="rope", **changes):
     model.step, model.run = 7, some_run(first_step=3, last_step=7).to_json()
     model.history.losses = np.float32([2.5, 2.1, 1.7, 1.3]).tolist()
     model.history.validation = [(5, 2.25), (7, 1.5)]
+    parts = [0.5] * (model.config.num_layers + 2)
+    model.history.looks = [Look(4, parts, parts, "\ufffd é")]
     model.lineage.append({"run": some_run(last_step=3).to_json()})
     return model
 
@@ -407,6 +410,7 @@ def forged(folder, tensors=None, **changes):
     {"losses": "AAA"}, {"losses": "AACAfw=="}, {"validation": [[1]]}, {"validation": [[1.5, 2]]},
     {"validation": [[1, float("nan")]]}, {"step": -1}, {"step": 3}, {"lineage": {}}, {"run": 7},
     {"tokenizer": {"kind": "byte"}}, {"tokenizer": 7}, {"config": {}}, {"format_version": 99},
+    {"looks": 7}, {"looks": [[1, [0.1], [0.1], ""]]},
 ])
 def test_what_a_header_claims_is_not_believed(tmp_path, unchecked, changes):
     refused(forged(written(trained_model(), tmp_path / "out"), **changes))

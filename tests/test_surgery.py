@@ -14,6 +14,7 @@ from femtogpt.checkpoint import History
 from femtogpt.cli import main
 from femtogpt.decoder import Decoder
 from femtogpt.errors import FemtoError
+from femtogpt.looks import Look
 from femtogpt.model import allocate_activations, constants, summed_loss
 from femtogpt.optimizer import fresh_state, update
 from femtogpt.parallel import Engine
@@ -56,7 +57,8 @@ def trained_model(**changes):
     model.optimizer.m[:] = rng.normal(size=model.optimizer.m.size)
     model.optimizer.v[:] = rng.random(model.optimizer.v.size)
     model.optimizer.t = model.step = 4
-    model.history = History([3.0, 2.5, 2.0, 1.5], [(2, 2.4)])
+    numbers = [0.5 + part for part in range(model.config.num_layers + 2)]
+    model.history = History([3.0, 2.5, 2.0, 1.5], [(2, 2.4)], [Look(3, numbers, numbers, "ab")])
     model.run = some_run(val_begin=2700, val_end=3000).to_json()
     return model
 
@@ -93,7 +95,10 @@ def test_old_layers_keep_their_moments_and_new_ones_begin_at_zero():
     new = named(deeper.parameters, deeper.config)
     assert new["layers.1.attention.query_key_value.weight"].std() == pytest.approx(0.25, rel=0.1)
     assert new["layers.1.mlp.up.weight"].std() == pytest.approx(0.25, rel=0.1)
-    assert (deeper.step, deeper.history, deeper.run) == (4, model.history, model.run)
+    [look] = deeper.history.looks  # of the new layer there was nothing to see
+    assert look == model.history.looks[0]._replace(gradient=[0.5, 0, 1.5, 2.5, 3.5],
+                                                   update=[0.5, 0, 1.5, 2.5, 3.5])
+    assert (deeper.step, deeper.history.losses, deeper.run) == (4, model.history.losses, model.run)
     assert deeper.lineage == [*model.lineage,
                               {"insert_layer": {"at": [1], "step": 4, "seed": 1}}]
 

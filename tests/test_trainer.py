@@ -55,7 +55,7 @@ def test_the_same_bytes_again_with_any_threads_and_any_save_every(tmp_path, reci
     for threads, save_every in ((1, 10**9), (1, 1), (2, 3), (3, 10**9), (8, 4)):
         files.append(tmp_path / f"{threads} {save_every}")
         train(files[-1], fresh_model(recipe=recipe), threads=threads, save_every=save_every,
-              optimizer=optimizer, batch_size=37)  # enough for several shards
+              optimizer=optimizer, batch_size=37, eval_every=3)  # enough for several shards
     assert len({file.read_bytes() for file in files}) == 1
 
 
@@ -109,6 +109,7 @@ def test_stopped_and_resumed_is_the_same_bytes(tmp_path, recipe, optimizer):
                 for records in (whole, parts)]
     assert timeless[0] == timeless[1] and len(whole) == 60
     assert sum(r.val_loss is not None for r in whole) == 3
+    assert [look.step for look in checkpoint.load(tmp_path / "parts").history.looks] == [20, 40, 60]
 
 
 def lines(path):

@@ -33,6 +33,7 @@ SECTIONS = {
         "info": "info",
         "loss": "loss",
         "diagnose": "diagnose",
+        "report": "report",
         "chunks": "chunks",
         "cluster-tokens": "cluster_tokens",
         "compare": "compare",

@@ -4,10 +4,8 @@ import os
 
 import click
 
-from ..errors import FemtoError, short
+from ..errors import FemtoError
 from .options import json_option, load_model, model_option, print_json, say
-
-MOST_ENTRIES = 40  # of the lineage are drawn
 
 
 @click.command()
@@ -20,6 +18,7 @@ def command(model, as_json):
     Example:
       femtogpt info --model model.safetensors --json
     """
+    from ..about import lineage_tree
     from ..damage import what_can_be_told
     from ..parallel import memory_to_train
     from ..run import newest_run
@@ -70,43 +69,7 @@ def command(model, as_json):
         step, loss = min(history.validation, key=lambda at: at[1])
         click.echo(f"  held-back text: {history.validation[-1][1]:.4f} at last, best {loss:.4f} at "
                    f"step {step}")
-    for line in _tree(loaded):
-        click.echo(f"  {line}")
-
-
-def _tree(model):
-    """The lineage as lines of a tree: a model's beginning, below it what was done to it, and, last
-    of that, the child that the rest was done to."""
-    from ..run import chronicle
-
-    entries = chronicle(model)
-    hidden = max(0, len(entries) - MOST_ENTRIES)
-    yield "lineage:" + (f" ({hidden} earlier entries, see --json)" if hidden else "")
-    depth = 0
-    for place, entry in enumerate(entries[hidden:], hidden + 1):
-        what, text = _told(entry, model)
-        last = place == len(entries) or what == "init_with"
-        branch = "" if place == 1 else "`- " if last else "|- "
-        yield "  " + "   " * depth + branch + ascii(text)[1:-1][:200]
-        depth += what == "init_with"
-
-
-def _told(entry, model):
-    """(what was done, a line on it). A file from elsewhere may hold anything."""
-    try:
-        [(what, e)] = entry.items()
-        if what == "run":
-            unfinished = e is model.run and model.step < e["last_step"]
-            return what, (f"run: step {e['first_step']} to {e['last_step']}"
-                          f"{f', now at {model.step}' if unfinished else ''}; {e['optimizer']}, "
-                          f"batch {e['batch_size']}, dropout {e['dropout']}")
-        if what == "init_with":
-            changes = ", ".join(f"{name.replace('_', ' ')} {before} -> {after}"
-                                for name, (before, after) in e["changes"].items())
-            return what, f"child of this at step {e['step']}: {changes or 'a copy'}"
-        if what == "insert_layer":
-            return what, f"insert-layer at {', '.join(map(str, e['at']))}: step {e['step']}"
-        told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in e.items())
-        return what, f"{what.replace('_', '-')}: {told}"
-    except (LookupError, TypeError, ValueError, AttributeError):
-        return "", short(entry)
+    hidden, lines = lineage_tree(loaded)
+    click.echo("  lineage:" + (f" ({hidden} earlier entries, see --json)" if hidden else ""))
+    for line in lines:
+        click.echo(f"    {line}")

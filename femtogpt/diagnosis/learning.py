@@ -9,6 +9,7 @@ import numpy as np
 from ..checkpoint import History
 from ..curve import Curve
 from ..data import draw_batch
+from ..looks import share_changed
 from ..optimizer import fresh_state, update
 from ..parallel import Engine
 from ..run import comparable_from
@@ -127,8 +128,7 @@ def _update_to_weight(before, after, config):
     old, new = views(before, config), views(after, config)
     with np.errstate(all="ignore"):  # at a rate far too high
         ratio = float(np.median([
-            np.linalg.norm(getattr(new, field)[l] - getattr(old, field)[l])
-            / max(np.linalg.norm(getattr(old, field)[l]), 1e-30)
+            share_changed(getattr(old, field)[l], getattr(new, field)[l])
             for field in MUON_FIELDS for l in range(config.num_layers)]))
     return ratio if math.isfinite(ratio) else None
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..checkpoint import Model
 from ..errors import FemtoError
+from ..looks import with_layers
 from ..model import allocate_activations, constants, initial_parameters, summed_loss
 from ..optimizer import fresh_state
 from ..tensors import NAMES, ranges, shape_table, views
@@ -54,8 +55,9 @@ def insert_layers(model, places, seed=1, windows=None):
         _copy_layers(optimizer.m, model.optimizer.m, config, old, kept)
         _copy_layers(optimizer.v, model.optimizer.v, config, old, kept)
     entry = {"insert_layer": {"at": sorted(places), "step": model.step, "seed": seed}}
-    return Model(config, model.tokenizer, parameters, optimizer, model.step, model.history,
-                 model.run, [*model.lineage, entry])
+    history = replace(model.history, looks=with_layers(model.history.looks, new))
+    return Model(config, model.tokenizer, parameters, optimizer, model.step, history, model.run,
+                 [*model.lineage, entry])
 
 
 def random_windows(config, seed, count=16):

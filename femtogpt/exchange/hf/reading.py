@@ -11,6 +11,7 @@ import numpy as np
 from ...checkpoint import History, Model, NotOurs, fill, opened, read_header
 from ...config import GPTConfig
 from ...errors import FemtoError
+from ...looks import looks_from_json
 from ...tensors import Tensors, count_parameters, views
 from ...tokenizer import LARGEST_FILE, MOST_MARKS, count_marks, tokenizer_from_json
 from ...tokenizer.protocol import newline_id
@@ -93,7 +94,7 @@ def _read(file, header, metadata):
         view[...] = tensors[name].reshape(view.shape)
     model = Model(config, tokenizer, _flat(stored, config, metadata["rounding"]),
                   step=metadata["step"], run=metadata["run"], lineage=metadata["lineage"],
-                  history=_history(metadata))
+                  history=_history(metadata, config))
     if (type(model.step) is not int or not len(model.history.losses) <= model.step < 2**53
             or not isinstance(model.lineage, list) or not isinstance(model.run, dict | None)):
         raise FemtoError("its step, run or lineage is not what this version writes")
@@ -113,14 +114,15 @@ def _flat(stored, config, rounding):
     return flat
 
 
-def _history(metadata):
+def _history(metadata, config):
     losses = np.frombuffer(base64.b64decode(metadata["losses"], validate=True), "<f4")
     validation = [(step, float(loss)) for step, loss in metadata["validation"]]
     steps = [step for step, _ in validation]
     if (not np.isfinite(losses).all() or not all(math.isfinite(loss) for _, loss in validation)
             or not all(type(step) is int and 0 <= step < 2**31 for step in steps)):
         raise FemtoError("its losses are not what this version writes")
-    return History(losses.tolist(), validation)
+    return History(losses.tolist(), validation,
+                   looks_from_json(metadata.get("looks", []), config, metadata["step"]))
 
 
 def _check_beside(model, found, vocabulary):

@@ -186,6 +186,7 @@ def _kept(model):
         "format_version": FORMAT_VERSION, "config": config.to_json(),
         "tokenizer": model.tokenizer.to_json(), "step": model.step, "run": model.run,
         "lineage": model.lineage, "validation": model.history.validation,
+        "looks": model.history.looks,
         "losses": base64.b64encode(losses).decode(),
         "rounding": base64.b64encode(bits).decode(),
     }

@@ -1,7 +1,6 @@
 """A model -> a page."""
 
 import base64
-import hashlib
 import json
 from html import escape
 from pathlib import Path
@@ -9,10 +8,12 @@ from string import Template
 
 import numpy as np
 
+from ...about import about
 from ...durable import replace
 from ...errors import FemtoError
 from ...sampler import NOT_FINITE
 from ...tensors import ranges, shape_table
+from ...webpage import webpage
 from .check import rounding
 from .tokens import tokenizer_data
 
@@ -81,34 +82,12 @@ def _page(model, name, dtype, weights, note):
                zip(shape_table(config)._fields, ranges(config), shape_table(config), strict=True)}
     data = {"config": config.to_json(), "dtype": dtype, "count": weights.size, "tensors": tensors,
             "tokenizer": tokenizer_data(model.tokenizer)}
-    style = (HERE / "page.css").read_text("utf-8")
     script = "\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS)
-    frame = Template((HERE / "page.html").read_text("utf-8"))
-    page = frame.substitute(
-        title=escape(name), about=escape(_about(model)),
+    body = Template((HERE / "page.html").read_text("utf-8")).substitute(
+        title=escape(name), about=escape(about(model)),
         weights_note=escape(f"Its weights are stored in {dtype}: {note}."),
-        style=style, style_hash=_hash(style), script=script, script_hash=_hash(script),
         # Within a script element only "<" could end it.
         model=json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
         weights=base64.b64encode(weights.tobytes()).decode("ascii"),
     )
-    return page.encode("utf-8", "replace")  # a file's name may be no Unicode
-
-
-def _hash(text):
-    """An inline script's or style's name in a Content-Security-Policy."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
-
-
-def _about(model):
-    """A line on what the model is."""
-    c, history = model.config, model.history
-    text = (f"A GPT of {c.num_layers} layers, {c.num_heads} heads and width {c.embedding_degree} "
-            f"that sees {c.num_tokens} tokens at once; {model.parameters.size:,} parameters; "
-            f"{model.tokenizer.name} tokenizer, {c.vocab_size:,} tokens. ")
-    text += f"Trained for {model.step:,} steps" if model.step else "Not trained yet"
-    if history.losses:
-        text += f", to a loss of {history.losses[-1]:.3f} nats a token"
-    if history.validation:
-        text += f" ({history.validation[-1][1]:.3f} on text it was not trained on)"
-    return text + "."
+    return webpage(name, body, (HERE / "page.css").read_text("utf-8"), script)
