@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {"__main__"},
     {"cli"},
-    {"api"},
+    {"api", "playground"},
     {"experiment", "trainer", "session", "divergence", "sampler", "decoder", "scoring", "diagnosis",
      "inspection", "search", "surgery", "exchange"},
     {"checkpoint", "damage", "durable", "run", "curve", "model", "data", "cache", "parallel",

@@ -85,9 +85,9 @@ def _page(model, name, dtype, weights, note):
     script = "\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS)
     frame = Template((HERE / "page.html").read_text("utf-8"))
     page = frame.substitute(
-        title=escape(name), about=escape(_about(model)),
+        title=escape(name), about=escape(about(model)),
         weights_note=escape(f"Its weights are stored in {dtype}: {note}."),
-        style=style, style_hash=_hash(style), script=script, script_hash=_hash(script),
+        style=style, style_hash=csp_hash(style), script=script, script_hash=csp_hash(script),
         # Within a script element only "<" could end it.
         model=json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
         weights=base64.b64encode(weights.tobytes()).decode("ascii"),
@@ -95,12 +95,12 @@ def _page(model, name, dtype, weights, note):
     return page.encode("utf-8", "replace")  # a file's name may be no Unicode
 
 
-def _hash(text):
+def csp_hash(text):
     """An inline script's or style's name in a Content-Security-Policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def _about(model):
+def about(model):
     """A line on what the model is."""
     c, history = model.config, model.history
     text = (f"A GPT of {c.num_layers} layers, {c.num_heads} heads and width {c.embedding_degree} "
