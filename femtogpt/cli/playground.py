@@ -34,7 +34,7 @@ def command(models, port):
     try:
         from ..playground import server
     except ModuleNotFoundError as error:
-        if error.name not in NEEDED:
+        if error.name.partition(".")[0] not in NEEDED:
             raise
         raise FemtoError("the playground needs a web server: pip install 'femtogpt[web]'") from None
     from ..playground.models import Served, warm
