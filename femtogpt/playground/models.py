@@ -76,7 +76,7 @@ def _told(model):
     first = model.step - len(history.losses) + 1
     return {
         "about": about(model), "step": model.step, "last_step": run.last_step if run else None,
-        "num_tokens": model.config.num_tokens, "recovered": model.recovered,
+        "recovered": model.recovered,
         "loss": thinned(list(enumerate(history.losses, first))),
         "validation": thinned(history.validation), "sample": _sample(model),
     }

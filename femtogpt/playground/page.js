@@ -83,8 +83,7 @@ class Column {
       else this.tell(error.message, true);
     }
     if (!ids.length) return;
-    const { num_tokens: most = 1 } = this.training.status ?? {};
-    this.attention.set(ids.slice(-Math.min(most, this.mostSeen)));
+    this.attention.set(ids.slice(-Math.min(beginning.num_tokens, this.mostSeen)));
   }
 
   tell(message, isError = false) {

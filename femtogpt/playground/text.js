@@ -68,6 +68,7 @@ class TokenText {
   /** Tells of a span's tokens; of several, which make one character, of the first with others. */
   tell({ tokens }) {
     if (!tokens) return;
+    this.told.classList.add("used"); // from here on it keeps its height
     this.told.replaceChildren();
     for (const { id, piece, probability, alternatives } of tokens) {
       const table = make("table", this.told);
