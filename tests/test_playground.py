@@ -26,7 +26,7 @@ from femtogpt.model import initial_parameters
 from femtogpt.playground import answers, server
 from femtogpt.sampler import generate_with_logits, generate_with_probabilities
 from femtogpt.scoring import sample_text
-from femtogpt.tokenizer import PiecesTokenizer, whole_text
+from femtogpt.tokenizer import ByteTokenizer, PiecesTokenizer, ReservedTokenizer, whole_text
 
 PIECES = [b"\n", b" ", b"ab", b"c", b"\xe2", b"\x82", b"\xac", b"\xe2\x82", b"<b>", b"d"]
 
@@ -41,16 +41,21 @@ def split_model():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """It holds split.safetensors and letters.safetensors."""
+    """It holds split.safetensors, letters.safetensors and bytes.safetensors."""
     folder = tmp_path_factory.mktemp("models")
     checkpoint.save(split_model(), folder / "split.safetensors")
     checkpoint.save(fresh_model(), folder / "letters.safetensors")
+    config = GPTConfig(1256, 16, 16, 2, 2)  # numpy's argpartition sorts where there are few
+    tokenizer = ReservedTokenizer(ByteTokenizer(), 1000)
+    checkpoint.save(checkpoint.Model(config, tokenizer, initial_parameters(config, 1)),
+                    folder / "bytes.safetensors")
     return folder
 
 
 @pytest.fixture(scope="module")
 def client(folder):
-    with serving(folder / "split.safetensors", folder / "letters.safetensors") as client:
+    with serving(*(folder / f"{name}.safetensors" for name in ("split", "letters", "bytes"))
+                 ) as client:
         yield client
 
 
@@ -76,21 +81,26 @@ def test_the_text_is_that_of_generate(client, folder, settings):
     assert "stop" not in settings or settings["stop"] not in text
 
 
-def test_each_token_is_told_with_what_else_could_have_come(client):
-    model = split_model()
-    first, tokens, _, text = client.generate(count=60, seed="7", temperature=1)
+@pytest.mark.parametrize("number, name", [(0, "split"), (2, "bytes")])
+def test_each_token_is_told_with_what_else_could_have_come(client, folder, number, name):
+    model = checkpoint.load(folder / f"{name}.safetensors")
+    pieces = [model.tokenizer.piece(i) for i in range(model.config.vocab_size)]
+    first, tokens, *_ = client.generate(model=number, count=60, seed="7", temperature=1)
     given = (model.config, model.parameters, [first["ids"]], 60, [7], 1)
     for token, (_, id, p), (_, _, logits) in zip(
             tokens, generate_with_probabilities(*given), generate_with_logits(*given), strict=True):
         assert token["id"] == id and token["probability"] == p
-        assert token["piece"] == PIECES[id].decode("utf-8", "backslashreplace")
+        assert token["piece"] == pieces[id].decode("utf-8", "backslashreplace")
         order = np.argsort(-logits, kind="stable")[:8]
         assert [piece for piece, _ in token["alternatives"]] == [
-            PIECES[i].decode("utf-8", "backslashreplace") for i in order]
+            pieces[i].decode("utf-8", "backslashreplace") for i in order]
         shares = [share for _, share in token["alternatives"]]
         assert shares == sorted(shares, reverse=True) and sum(shares) <= 1 + 1e-9
         assert p in shares or p <= shares[-1]
-    # Each part is told with the tokens that made it: together, a whole character's bytes.
+
+
+def test_a_text_is_told_with_the_tokens_that_made_it(client):
+    _, tokens, _, text = client.generate(count=60, seed=7, temperature=1)
     several = 0
     for line in tokens:
         for part, numbers in line["parts"]:
@@ -226,7 +236,7 @@ def test_settings_that_cannot_be_are_refused(client, field, values):
     (b'{"temperature": NaN}', 400), (b'{"temperature": Infinity}', 400),
     (b'{"temperature": -Infinity}', 400), (b'{"temperature": 1e999}', 400),
     (b'{"count": 1' + b"0" * 5000 + b"}", 400), (b"[" * 60_000, 400),
-    (b'{"path": "/etc/passwd"}', 400), (b'{"model": 2}', 404), (b'{"prompt": "zz"}', 400),
+    (b'{"path": "/etc/passwd"}', 400), (b'{"model": 3}', 404), (b'{"prompt": "zz"}', 400),
     (b'{"prompt": "' + b"ab" * 20 + b'"}', 400), (b" " * 64_001, 413), (b"x" * 500_000, 413),
 ], ids=lambda value: str(value)[:30])
 def test_requests_that_are_none_are_refused(client, body, status, capfd):

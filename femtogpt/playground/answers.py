@@ -21,10 +21,10 @@ def beginning(model, settings):
 
 def written(model, ids, seed, settings, stopped):
     """Yields what to tell while `femtogpt generate`'s text for these settings is written, dicts
-    for JSON. First: step, seed, ids, num_tokens (the model's). Then of each token: id, piece, probability, alternatives (of
-    piece, probability), both the model's own, and parts: what text is certain by now, each with
-    the numbers (from 0) of the tokens that made it. At last: end ("count", "stop" or "stopped"),
-    parts, seconds since the first token; or error, a sentence.
+    for JSON. First: step, seed, ids, num_tokens (the model's). Then of each token: id, piece,
+    probability, alternatives (of piece, probability), both the model's own, and parts: what text
+    is certain by now, each with the numbers (from 0) of the tokens that made it. At last: end
+    ("count", "stop" or "stopped"), parts, seconds since the first token; or error, a sentence.
 
     stopped: called before each token, for whether to end.
     """
