@@ -97,18 +97,32 @@ def generate_with_probabilities(config, parameters, prompts, count, seeds, tempe
                                 top_k=None, top_p=None, ended=frozenset()):
     """generate_together, which yields (sample, token id, probability): the same tokens, and how
     likely the model itself found each, at temperature 1 and out of all tokens."""
+    for sample, token, logits in generate_with_logits(config, parameters, prompts, count, seeds,
+                                                      temperature, top_k, top_p, ended):
+        yield sample, token, probability(logits, token)
+
+
+def generate_with_logits(config, parameters, prompts, count, seeds, temperature=0.5, top_k=None,
+                         top_p=None, ended=frozenset()):
+    """generate_together, which yields (sample, token id, logits): the same tokens, and the logits
+    (V,) float32 that each was drawn from."""
     return _drawn(config, parameters, prompts, count, seeds, temperature, top_k, top_p, ended, 1)
+
+
+def softmax(logits):
+    """(V,) float64. logits: (V,)."""
+    logits = logits.astype(np.float64)
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
 
 
 def probability(logits, token):
     """softmax(logits)[token]. logits: (V,)."""
-    logits = logits.astype(np.float64)
-    weights = np.exp(logits - logits.max())
-    return float(weights[token] / weights.sum())
+    return float(softmax(logits)[token])
 
 
 def _drawn(config, parameters, prompts, count, seeds, temperature, top_k, top_p, ended, at_once):
-    """(sample, token id, its probability, or None where at_once tokens are more than one)."""
+    """(sample, token id, the logits before it, or None where at_once tokens are more than one)."""
     rngs = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
     decoder = Decoder(config, parameters, len(prompts))
     logits = np.empty((len(prompts), config.vocab_size), np.float32)
@@ -138,7 +152,7 @@ def _drawn(config, parameters, prompts, count, seeds, temperature, top_k, top_p,
         for step in ids.tolist():
             for i, (s, token) in enumerate(zip(live.tolist(), step, strict=True)):
                 if s not in ended:
-                    yield s, token, None if before is None else probability(before[i], token)
+                    yield s, token, None if before is None else before[i]
         if len(ended) > len(prompts) - live.size:
             kept = np.array([s not in ended for s in live.tolist()])
             live, logits, uniforms = live[kept], logits[kept], uniforms[:, kept].copy()

@@ -17,11 +17,11 @@ def webpage(title, body, style, script):
     alone may style and run: nothing within body can."""
     style = (HERE / "webpage.css").read_text("utf-8") + style
     page = Template((HERE / "webpage.html").read_text("utf-8")).substitute(
-        title=escape(title), body=body, style=style, style_hash=_hash(style), script=script,
-        script_hash=_hash(script))
+        title=escape(title), body=body, style=style, style_hash=csp_hash(style), script=script,
+        script_hash=csp_hash(script))
     return page.encode("utf-8", "replace")  # a file's name may be no Unicode
 
 
-def _hash(text):
+def csp_hash(text):
     """An inline script's or style's name in a Content-Security-Policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

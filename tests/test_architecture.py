@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {"__main__"},
     {"cli"},
-    {"api"},
+    {"api", "playground"},
     {"report"},
     {"experiment", "trainer", "session", "divergence", "sampler", "decoder", "scoring", "diagnosis",
      "estimate", "inspection", "search", "surgery", "exchange"},

@@ -27,6 +27,7 @@ SECTIONS = {
     "Use it": {
         "generate": "generate",
         "infer": "generate",
+        "playground": "playground",
         "eval": "eval",
     },
     "Look at what it learnt, and why not": {

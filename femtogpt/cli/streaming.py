@@ -1,9 +1,8 @@
 """Printing what is generated, while it is: as text, as coloured text, or a line a token."""
 
-import codecs
-
 import click
 
+from ..tokenizer.whole_text import WholeText
 from .colours import colours_wanted, legend, painted, write
 from .options import printable, say
 
@@ -37,10 +36,9 @@ class Printer:
     def __init__(self, stop, coloured=False, streams=True):
         """coloured: each character by its token's probability; of several tokens that make one,
         by the least. streams: else all is kept for end()."""
-        self.stop, self.coloured, self.streams = stop, coloured, streams
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.ready, self.waiting, self.odds = "", "", []  # odds: of both, one a character
-        self.least = 1.0  # of the tokens of a character that is not whole yet
+        self.coloured, self.streams = coloured, streams
+        self.text = WholeText(stop)
+        self.ready, self.odds = "", []  # odds: one a character
 
     def begin(self, prompt):
         """Prints a prompt that is to be seen before its continuation."""
@@ -48,44 +46,29 @@ class Printer:
 
     def show(self, piece, probability=None):
         """Prints what can be printed by now. Returns False once the stop text was met."""
-        self._decode(piece, probability)
-        keep = 0
-        if self.stop:
-            if self.stop in self.waiting:
-                self.waiting = self.waiting.split(self.stop)[0]
-                self.decoder.reset()  # of what is behind it
-                return False
-            keep = next((n for n in range(min(len(self.stop), len(self.waiting)), 0, -1)
-                         if self.stop.startswith(self.waiting[-n:])), 0)
-        held = len(self.waiting) - keep
-        self.ready, self.waiting = self.ready + self.waiting[:held], self.waiting[held:]
+        self._keep(self.text.take(piece, probability))
         if self.streams:
             self._print()
-        return True
+        return not self.text.ended
 
     def end(self):
         """Prints the rest, and a newline."""
-        self._decode(b"", None, final=True)
-        self.ready, self.waiting = self.ready + self.waiting, ""
+        self._keep(self.text.rest())
         self._print()
         click.echo()
 
-    def _decode(self, piece, probability, final=False):
-        text = self.decoder.decode(piece, final)
-        if probability is not None:
-            self.least = min(self.least, probability)
-        if text:
-            self.waiting += text
-            self.odds += [self.least] + [probability] * (len(text) - 1)
-            begun = self.decoder.getstate()[0] and probability is not None
-            self.least = probability if begun else 1.0
+    def _keep(self, parts):
+        for text, probabilities in parts:
+            self.ready += text
+            if self.coloured:
+                self.odds += [min(probabilities)] * len(text)
 
     def _print(self):
         if self.coloured:
-            write(painted(self.ready, self.odds[: len(self.ready)]))
+            write(painted(self.ready, self.odds))
         else:
             click.echo(self.ready.encode(), nl=False)
-        self.ready, self.odds = "", self.odds[len(self.ready) :]
+        self.ready, self.odds = "", []
 
 
 class Rows:
