@@ -17,7 +17,7 @@ LEVELS = [
     {"cli"},
     {"api"},
     {"experiment", "trainer", "session", "divergence", "sampler", "decoder", "scoring", "diagnosis",
-     "estimate", "inspection", "search", "surgery", "exchange"},
+     "estimate", "quickstart", "inspection", "search", "surgery", "exchange"},
     {"checkpoint", "damage", "durable", "run", "curve", "model", "data", "cache", "parallel",
      "optimizer"},
     {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "errors"},
