@@ -44,16 +44,18 @@ def compute_optimal_steps(config, batch_size):
     return -(-tokens // (batch_size * config.num_tokens))
 
 
-def step_time(config, batch_size, optimizer, threads=None):
-    """The StepTime of training on this machine, in about two seconds once all is compiled."""
+def step_time(config, batch_size, optimizer, threads=None, seconds=SECONDS):
+    """The StepTime of training on this machine, in about two seconds once all is compiled.
+
+    seconds: of short steps, how long to time them."""
     threads = threads or available_processors()
     whole = 6 * count_parameters(config) * batch_size * config.num_tokens < WHOLE
-    timed = _whole if whole else _parts
     _compile(config, optimizer, threads)
     began, used = time.perf_counter(), time.process_time()
-    seconds = timed(config, batch_size, optimizer, threads)
+    took = (_whole(config, batch_size, optimizer, threads, seconds) if whole
+            else _parts(config, batch_size, optimizer, threads))
     passed = time.perf_counter() - began
-    return StepTime(seconds, whole, (time.process_time() - used) / passed / threads)
+    return StepTime(took, whole, (time.process_time() - used) / passed / threads)
 
 
 def _compile(config, optimizer, threads):
@@ -63,7 +65,7 @@ def _compile(config, optimizer, threads):
     _whole(small, 1, optimizer, 1, seconds=0)
 
 
-def _whole(config, batch_size, optimizer, threads, seconds=SECONDS):
+def _whole(config, batch_size, optimizer, threads, seconds):
     """The median of so many seconds of steps, three at least."""
     with Engine(config, batch_size, threads) as engine:
         parameters, state = initial_parameters(config, 1), fresh_state(config, optimizer)
@@ -127,7 +129,7 @@ def _update_seconds(config, optimizer, threads):
 
 
 def _batch(config, batch_size):
+    """Windows and keys as data.draw_batch makes them, of random tokens."""
     rng = np.random.default_rng(0)
     windows = rng.integers(0, config.vocab_size, (batch_size, config.num_tokens + 1))
-    return windows.astype(np.uint16 if config.vocab_size <= 2**16 else np.uint32), np.zeros(
-        batch_size, np.uint64)
+    return windows, np.zeros(batch_size, np.uint64)

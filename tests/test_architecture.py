@@ -18,7 +18,7 @@ LEVELS = [
     {"api", "playground"},
     {"report"},
     {"experiment", "trainer", "session", "divergence", "sampler", "decoder", "scoring", "diagnosis",
-     "estimate", "inspection", "search", "surgery", "exchange"},
+     "estimate", "quickstart", "inspection", "search", "surgery", "exchange"},
     {"about", "checkpoint", "damage", "durable", "looks", "run", "curve", "model", "data", "cache",
      "parallel", "ranks", "optimizer"},
     {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "webpage", "errors"},

@@ -4,6 +4,7 @@ import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from small import SIZES, text
@@ -12,6 +13,7 @@ import femtogpt
 from femtogpt import checkpoint, estimate
 from femtogpt.cli import main
 from femtogpt.config import GPTConfig
+from femtogpt.data import draw_batch
 from femtogpt.experiment.entries import nearest_in_log
 
 SMALL = GPTConfig(11, num_tokens=8, embedding_degree=16, num_layers=2, num_heads=2)
@@ -40,8 +42,7 @@ def test_the_file_is_as_large_as_told(tmp_path, optimizer):
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_step_is_timed(monkeypatch, whole, optimizer):
     monkeypatch.setattr(estimate, "WHOLE", math.inf if whole else 0)
-    monkeypatch.setattr(estimate, "SECONDS", 0.01)
-    step = estimate.step_time(SMALL, 4, optimizer, threads=2)
+    step = estimate.step_time(SMALL, 4, optimizer, threads=2, seconds=0.01)
     assert step.whole == whole
     assert 0 < step.seconds < 60
     assert 0 < step.share < 2
@@ -84,6 +85,15 @@ def test_an_update_goes_with_layers_and_parameters(monkeypatch):
         10 * (6 - first(one) / size(one)) + first(many) / size(one))
 
 
+def test_what_is_compiled_to_estimate_is_what_training_calls():
+    """Other types of windows or keys would be compiled for by themselves, which takes long."""
+    windows, keys = estimate._batch(SMALL, 4)
+    tokens = np.arange(100, dtype=np.uint8) % 11
+    real, real_keys = draw_batch(tokens, SMALL.num_tokens, 4, seed=1, step=0)
+    for ours, theirs in ((windows, real), (keys, real_keys)):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+
+
 def test_steps_to_twenty_tokens_a_parameter():
     tokens = 20 * estimate.count_parameters(SMALL)
     steps = estimate.compute_optimal_steps(SMALL, 4)
@@ -100,7 +110,6 @@ def test_the_logs_nearest():
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dataset.txt").write_text(text())
-    monkeypatch.setattr(estimate, "SECONDS", 0.01)
     told = asked("--tokenizer=char", *SIZES).stdout
     assert [path.name for path in tmp_path.iterdir()] == ["dataset.txt"]
     for part in ("parameters (char, ", "memory to train", "a step", "20 tokens a parameter"):

@@ -17,6 +17,7 @@ from .options import COMPLETE, say
 # What is listed under --help, in the order of use: heading -> name -> module.
 SECTIONS = {
     "Make and train a model": {
+        "quickstart": "quickstart",
         "train-bpe": "train_bpe",
         "estimate": "estimate",
         "init": "init",
