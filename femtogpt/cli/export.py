@@ -16,21 +16,25 @@ from .options import (
 
 
 @click.command()
-@click.option("--format", "file_format", type=click.Choice(["femto", "hf", "html"]), required=True,
-              help="What is to read it.")
+@click.option("--format", "file_format", type=click.Choice(["femto", "gguf", "hf", "html"]),
+              required=True, help="What is to read it.")
 @click.argument("positional", metavar="[OUTPUT]", type=FILE, required=False)
 @click.option("--output", type=FILE, help="The file to write; hf: the folder.")
 @model_option
 @click.option("--dataset", "datasets", type=FILE, multiple=True,
-              help="hf: a text, or a folder of them, to check and measure it on; may be given "
-              "several times. [default: dataset.txt, if it is there]")
-@click.option("--dtype", type=click.Choice(["float16", "float32"]),
-              help="html: the weights' [default: float16, if greedy text is the same with it]")
+              help="gguf, hf: a text, or a folder of them, to check it on; hf: to measure it on "
+              "too; may be given several times. [default: dataset.txt, if it is there]")
+@click.option("--dtype", type=click.Choice(["float16", "float32", "q8_0"]),
+              help="The weights'. html: no q8_0 [default: float16, if greedy text is the same with "
+              "it]; gguf: [default: float32]")
 @click.option("--force", is_flag=True, help="Replace a file, or an earlier export's folder.")
 def command(file_format, positional, output, model, datasets, dtype, force):
     """Write a model as a file, or a folder, of another program.
 
     femto: the Rust femtoGPT's file; for models of recipe femto.
+
+    gguf: a file for llama.cpp; for models of recipe standard. Where llama-cpp-python is installed
+    it is checked first: ids, logits, greedy text.
 
     hf: a folder for transformers (AutoModelForCausalLM, AutoTokenizer) with a model card. Where
     transformers and torch are installed it is checked first: ids, logits, greedy text.
@@ -40,15 +44,19 @@ def command(file_format, positional, output, model, datasets, dtype, force):
     \b
     Example:
       femtogpt export --format femto model.dat --model model.safetensors
+      femtogpt export --format gguf --output model.gguf --dtype q8_0
       femtogpt export --format hf folder --dataset book.txt
       femtogpt export --format html --output model.html
     """
     if (positional is None) == (output is None):
         raise click.UsageError("name the file to write, once: --output FILE")
-    if dtype and file_format != "html":
-        raise click.UsageError("--dtype is for --format html alone")
-    if datasets and file_format != "hf":
-        raise click.UsageError("--dataset is for --format hf alone: no other is checked on a text")
+    if dtype and file_format not in ("gguf", "html"):
+        raise click.UsageError("--dtype is for --format gguf and html alone")
+    if dtype == "q8_0" and file_format == "html":
+        raise click.UsageError("--dtype q8_0 is for --format gguf alone")
+    if datasets and file_format not in ("gguf", "hf"):
+        raise click.UsageError("--dataset is for --format gguf and hf alone: no other is checked "
+                               "on a text")
     output = output or positional
     if file_format == "hf":
         _to_transformers(output, model, datasets, force)
@@ -58,6 +66,9 @@ def command(file_format, positional, output, model, datasets, dtype, force):
     from ..exchange import femto, html
 
     loaded = load_model(model)
+    if file_format == "gguf":
+        _to_llama_cpp(output, loaded, datasets, dtype or "float32")
+        return
     if file_format == "html":
         say_if_compiling()
         notes = html.write(loaded, output, dtype)
@@ -68,28 +79,55 @@ def command(file_format, positional, output, model, datasets, dtype, force):
         say(f"note: {note}")
 
 
-def _to_transformers(folder, model, datasets, force):
+def _read(datasets, loaded):
+    """(the tokens of the datasets, their fingerprint); None where there are none."""
+    if not datasets and Path("dataset.txt").exists():
+        datasets = ("dataset.txt",)
+    if not datasets:
+        return None, None
+
     from ..data import encode_texts, find_texts, fingerprint
+
+    texts = find_texts(datasets)
+    say_if_compiling(loaded.tokenizer)
+    data = fingerprint(texts)
+    with long_reading("tokenizing") as progress:
+        return encode_texts(loaded.tokenizer, texts, data, progress, say), data
+
+
+def _to_llama_cpp(output, loaded, datasets, dtype):
+    from ..exchange import gguf
+
+    tokens, _ = _read(datasets, loaded)
+    say_if_compiling()
+    done = gguf.write(loaded, output, dtype, tokens)
+    click.echo(f"{output}: {done.architecture}, {loaded.parameters.size:,} parameters, step "
+               f"{loaded.step}, {dtype}")
+    if done.checked:
+        check = done.checked
+        text = "random tokens" if tokens is None else "the dataset"
+        parted = (f" (where they part, the model's own logits of the two tokens are at most "
+                  f"{check.apart:.2g} apart)" if check.same < check.texts else "")
+        click.echo(f"in llama.cpp: ids the same; logits at most {check.difference:.2g} off, on "
+                   f"{check.windows} windows of {text}; greedy text the same in {check.same} of "
+                   f"{check.texts} up to the context's end{parted}")
+    for note in done.notes:
+        say(f"note: {note}")
+
+
+def _to_transformers(folder, model, datasets, force):
     from ..exchange import hf
 
     hf.refuse_place(folder, force)
     loaded = load_model(model)
-    if not datasets and Path("dataset.txt").exists():
-        datasets = ("dataset.txt",)
-    tokens = data = None
-    if datasets:
-        texts = find_texts(datasets)
-        say_if_compiling(loaded.tokenizer)
-        data = fingerprint(texts)
-        with long_reading("tokenizing") as progress:
-            tokens = encode_texts(loaded.tokenizer, texts, data, progress, say)
+    tokens, data = _read(datasets, loaded)
     say_if_compiling()
     done = hf.write(loaded, folder, tokens, data, force)
     click.echo(f"{folder}: {done.architecture}, {loaded.parameters.size:,} parameters, step "
                f"{loaded.step}")
     if done.checked:
         check = done.checked
-        text = "the dataset" if datasets else "random tokens"
+        text = "random tokens" if tokens is None else "the dataset"
         further = (", until two tokens are as likely, by rounding" if check.tie else
                    ", past the context's end too" if check.slides else "")
         click.echo(f"in transformers: ids the same; logits at most {check.difference:.2g} off, on "

@@ -6,7 +6,8 @@ so the new channels always hold the stream's mean. Then a norm over C' sees the 
 C/C' of the variance: gains times sqrt(C/C') and eps times C/C' undo that. What reads the stream
 has gains and rows of zero there. The last norm's bias is 1 in one new channel, and that row of
 the head is the head's bias. A head's new number is zero; scores are then divided by sqrt(hs + 1),
-so queries are times sqrt((hs + 1)/hs).
+so queries are times sqrt((hs + 1)/hs). Where another program wants rows of certain lengths, heads
+may be more than one number wider (per_head), and everything above holds with that for 1.
 
 Back again: all but gains and queries stands there as it was. These were rounded when they were
 scaled, and then at most two neighbouring float32 come to the same number: one bit says which.
@@ -42,10 +43,10 @@ def position_rows(config):
     return 0 if config.positional_encoding == "rope" else config.num_tokens
 
 
-def wide_shapes(config):
+def wide_shapes(config, per_head=1):
     """The shapes of what widen gives."""
     V, C, L = config.vocab_size, config.embedding_degree, config.num_layers
-    wide = C + config.num_heads
+    wide = C + config.num_heads * per_head
     return shape_table(config)._replace(
         token_embedding=(V, wide), position_embedding=(position_rows(config), wide),
         **{f"{norm}_{part}": (L, wide) for norm in ("attention_norm", "mlp_norm")
@@ -57,34 +58,34 @@ def wide_shapes(config):
     )
 
 
-def wide_eps(config):
+def wide_eps(config, per_head=1):
     """The norms' eps in the widened stream."""
     C = config.embedding_degree
-    return EPS * C / (C + config.num_heads)
+    return EPS * C / (C + config.num_heads * per_head)
 
 
-def widen(p, config):
-    """Tensors of shapes wide_shapes(config), new, that compute what p (Tensors) does."""
+def widen(p, config, per_head=1):
+    """Tensors of shapes wide_shapes(config, per_head), new, that compute what p (Tensors) does."""
     C, L, NH, hs = (config.embedding_degree, config.num_layers, config.num_heads,
                     config.head_size)
     p = with_positions(p, config)
-    w = Tensors(*(np.zeros(shape, np.float32) for shape in wide_shapes(config)))
+    w = Tensors(*(np.zeros(shape, np.float32) for shape in wide_shapes(config, per_head)))
     for field in ("attention_norm_bias", "mlp_norm_bias", "final_norm_bias", *GAINS):
         getattr(w, field)[..., :C] = getattr(p, field)
     for field in GAINS:
         gain = getattr(w, field)
-        gain[...] = scaled(gain, gain_scale(config))
+        gain[...] = scaled(gain, gain_scale(config, per_head))
     w.up_bias[...], w.up_weight[:, :C] = p.up_bias, p.up_weight
     w.head_weight[:C], w.head_weight[C], w.final_norm_bias[C] = p.head_weight, p.head_bias, 1
     narrow_heads = p.query_key_value_weight.reshape(L, C, 3, NH, hs)
-    heads = w.query_key_value_weight.reshape(L, C + NH, 3, NH, hs + 1)
+    heads = w.query_key_value_weight.reshape(L, -1, 3, NH, hs + per_head)
     for l in range(L):
         heads[l, :C, :, :, :hs] = narrow_heads[l]
-        heads[l, :C, 0] = scaled(heads[l, :C, 0], query_scale(config))
+        heads[l, :C, 0] = scaled(heads[l, :C, 0], query_scale(config, per_head))
     for field in MEANS:
         new, old = getattr(w, field), getattr(p, field)
         if field == "projection_weight":  # its rows are the heads' numbers
-            new = new.reshape(L, NH, hs + 1, C + NH)[:, :, :hs]
+            new = new.reshape(L, NH, hs + per_head, -1)[:, :, :hs]
             old = old.reshape(L, NH, hs, C)
         new[..., :C] = old
         new[..., C:] = old.mean(-1, dtype=np.float64, keepdims=True)
@@ -150,15 +151,15 @@ class _Bits:
             raise FemtoError("it says more of rounding than there are numbers")
 
 
-def gain_scale(config):
+def gain_scale(config, per_head=1):
     """What the norms' gains are multiplied by."""
     C = config.embedding_degree
-    return math.sqrt(C / (C + config.num_heads))
+    return math.sqrt(C / (C + config.num_heads * per_head))
 
 
-def query_scale(config):
+def query_scale(config, per_head=1):
     """What queries are multiplied by."""
-    return math.sqrt((config.head_size + 1) / config.head_size)
+    return math.sqrt((config.head_size + per_head) / config.head_size)
 
 
 def scaled(x, scale):
