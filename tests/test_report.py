@@ -25,7 +25,7 @@ from femtogpt.report.tokens_map import KINDS, flattened, kind
 from femtogpt.report.writing import write
 from femtogpt.run import counted_runs
 from femtogpt.tensors import named
-from femtogpt.tokenizer import ByteTokenizer
+from femtogpt.tokenizer import PiecesTokenizer
 from femtogpt.trainer import Trainer
 
 EVIL = "<script>alert(1)</script>\n"
@@ -43,15 +43,15 @@ def trained(steps=12, **changes):
 
 @pytest.fixture(scope="module")
 def measured():
-    """Measureds: of a model of letters, and of one of bytes on a text that is a script."""
-    config = GPTConfig(256, 8, 16, 2, 2)
-    byte = checkpoint.Model(config, ByteTokenizer(), initial_parameters(config, 1), step=2)
-    byte.history.losses = [5.0, 4.0]
-    parts = [0.5] * 4
-    byte.history.looks = [Look(2, parts, parts, EVIL)]
-    evil = np.tile(byte.tokenizer.encode(EVIL), 20)
+    """Measureds: of a model of letters, and of one that reads a text that is a script."""
+    tokenizer = PiecesTokenizer.from_strings([*"alert(1)\n&'", "<script>", "</script>"])
+    config = GPTConfig(tokenizer.vocab_size, 8, 16, 2, 2)
+    script = checkpoint.Model(config, tokenizer, initial_parameters(config, 1), step=3)
+    script.history.losses = [5.0, 4.0, 3.0]
+    script.history.looks = [Look(2, [0.5] * 4, [0.5] * 4, EVIL)]
+    evil = np.tile(tokenizer.encode(EVIL), 20)
     return {"letters": report.measure("letters", trained(), 1000, TOKENS, 1),
-            "evil": report.measure("<img src=x>&", byte, 2000, evil, 1)}
+            "evil": report.measure("<img src=x>&", script, 2000, evil, 1)}
 
 
 class Page(HTMLParser):
@@ -120,6 +120,8 @@ def test_what_comes_from_a_text_or_a_name_is_escaped(tmp_path, measured):
     tags = [tag for tag, _ in found.elements]
     assert tags.count("script") == 1 and "img" not in tags and "&lt;img src=x&gt;&amp;" in source
     assert source.count("alert(1)") == source.count("&lt;script&gt;alert(1)") > 0
+    assert "“&lt;script&gt;”, several characters, 20 times" in source  # on the map
+    assert '&quot;&lt;script&gt;&quot;' in source and ">&lt;script&gt;</span>" in source
     for _, attributes in found.elements:
         assert not {"src", "style", "onclick", "onload", "action"} & set(attributes)
         assert attributes.get("href", "#").startswith("#")
@@ -156,6 +158,8 @@ def test_the_curves_data_give_the_losses_back(measured):
     wide = losses([measured["letters"]]).split('class="narrow"')[0]
     found = list(points(wide, "held back"))
     assert found == [pytest.approx(at, abs=0.02) for at in history.validation]
+    levels = re.findall(r'>(uniform|unigram|bigram)</text>', wide)
+    assert sorted(levels) == ["bigram", "uniform", "unigram"]
 
 
 def test_a_map_keeps_distances_and_has_one_sign():
