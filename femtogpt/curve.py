@@ -3,8 +3,6 @@ memorising."""
 
 import math
 
-from .checkpoint import History
-
 SMOOTHING = 0.95
 # A loss this many times its running spread above the smoothed one is a spike, but not in the
 # first steps, when there is no spread to speak of.
@@ -15,16 +13,6 @@ SPIKE, SPIKE_FROM = 6.0, 50
 MOVED, STUCK_STEPS, NEAR_GUESSING = 0.01, 150, 0.97
 # Two validations in a row this much above the best: the text is being memorised.
 WORSE = 1.01
-
-
-def smoothed(losses):
-    """The smoothed loss after each of losses."""
-    curve = Curve(History(), 0, 0)
-    found = []
-    for loss in losses:
-        curve.add(loss)
-        found.append(curve.smoothed)
-    return found
 
 
 class Curve:

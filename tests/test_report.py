@@ -19,7 +19,7 @@ from femtogpt.inspection import activations, probabilities
 from femtogpt.looks import Look
 from femtogpt.model import initial_parameters
 from femtogpt.report.attention import attention_maps
-from femtogpt.report.curves import losses
+from femtogpt.report.curves import losses, smoothed
 from femtogpt.report.hardest import hardest
 from femtogpt.report.tokens_map import KINDS, flattened, kind
 from femtogpt.report.writing import write
@@ -160,6 +160,14 @@ def test_the_curves_data_give_the_losses_back(measured):
     assert found == [pytest.approx(at, abs=0.02) for at in history.validation]
     levels = re.findall(r'>(uniform|unigram|bigram)</text>', wide)
     assert sorted(levels) == ["bigram", "uniform", "unigram"]
+
+
+def test_smoothed_losses_lag_behind_nothing():
+    line = np.arange(40.0)
+    assert smoothed(line) == pytest.approx(line)
+    noise = np.random.default_rng(1).normal(size=2000)
+    assert smoothed(noise)[10:-10].std() == pytest.approx(21**-0.5, rel=0.1)
+    assert smoothed([3.0, 1.0])[1] == 1 and smoothed([]).size == 0
 
 
 def test_a_map_keeps_distances_and_has_one_sign():

@@ -18,7 +18,7 @@ from .options import (
 )
 
 
-@click.command()
+@click.command(short_help="Write a page on what a model learnt, and how.")
 @click.option("--model", "models", type=FILE, multiple=True, default=("model.safetensors",),
               show_default="model.safetensors",
               help="The model file; of several, given one by one, the page compares.")

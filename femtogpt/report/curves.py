@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 
-from ..curve import smoothed
 from ..drawing import COLOURS, line_chart, thinned
 from ..looks import part_names
 from ..optimizer import learning_rate
@@ -13,6 +12,7 @@ from .parts import html, legend
 
 POINTS = 300  # of a line
 LAYERS = 6  # are drawn, of more
+AROUND = 10  # steps on either side, whose mean a smoothed loss is: it lags behind nothing
 WIDE, NARROW = (900, 340), (400, 300)  # pixels; of the second, a phone shows letters large enough
 
 
@@ -35,7 +35,7 @@ def losses(models):
 
         if one:
             lines.append((training, line(steps, history.losses), "faint"))
-        lines.append((training, line(steps, smoothed(history.losses))))
+        lines.append((training, line(steps, smoothed(history.losses).tolist())))
         if history.validation:
             validated = True
             lines.append((held_back, line(*zip(*history.validation, strict=True)),
@@ -48,7 +48,8 @@ def losses(models):
     charts = "".join(f'<div class="{style}">' + line_chart(
         lines, *size, y_label=f"loss, {unit}", levels=levels, legend=False) + "</div>"
         for style, size in (("wide", WIDE), ("narrow", NARROW)))
-    notes = ["Smoothed as while training" + (", each step's behind it" if one else "") + "."]
+    notes = [f"Smoothed over {2 * AROUND + 1} steps" + (", each step's behind it" if one else "")
+             + "."]
     if validated and not one:
         notes.append("Dashed: on text held back.")
     if not same and not by_byte:
@@ -60,6 +61,13 @@ def losses(models):
                         if len(levels) > 1 else "."))
     return (legend((i % len(COLOURS), name) for i, name in enumerate(names)) + charts
             + f'<p class="note">{" ".join(notes)}</p>')
+
+
+def smoothed(losses):
+    """Of each of losses the mean with AROUND on either side, near the ends with fewer: (n,)."""
+    place, sums = np.arange(len(losses)), np.cumsum([0.0, *losses])
+    around = np.minimum(np.minimum(place, place[::-1]), AROUND)
+    return (sums[place + around + 1] - sums[place - around]) / (2 * around + 1)
 
 
 def guessing(m):
