@@ -163,7 +163,7 @@ CASES = [
       for command in COMMANDS),
     *((f"an argument too many for {command}", f"{command} one two", "one", 2)
       for command in COMMANDS
-      if command not in ("generate", "infer", "compare", "import", "export")),
+      if command not in ("generate", "infer", "compare", "import", "export", "quickstart")),
     ("an argument too many for compare", "compare one two three", "three", 2),
     ("no format", "export out", "--format", 2),
     ("an unknown format", "import --format docx dataset.txt", "--format", 2),

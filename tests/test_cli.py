@@ -82,7 +82,7 @@ def test_every_option_says_what_it_is_for_or_is_plain():
         for parameter in main.get_command(None, name).params:
             named = parameter.opts[0].startswith("--")
             assert named or parameter.name in ("positional", "model_a", "model_b", "file", "output",
-                                               "shell")
+                                               "shell", "texts")
 
 
 def test_help_imports_neither_numba_nor_numpy():

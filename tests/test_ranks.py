@@ -6,6 +6,7 @@ The tests of whole trainings need mpiexec and mpi4py: pip install 'femtogpt[mpi]
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -159,10 +160,11 @@ def digest(folder, model):
 
 
 @mpi
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_1_2_3_and_4_ranks_give_the_same_bytes(folder, optimizer):
+@pytest.mark.parametrize("optimizer, several", [("muon", ((1, 2), (2, 1), (4, 1))),
+                                                ("adamw", ((1, 1), (3, 2)))])
+def test_any_number_of_ranks_gives_the_same_bytes(folder, optimizer, several):
     results = {}
-    for ranks, threads in ((1, 2), (2, 1), (3, 2), (4, 1)):
+    for ranks, threads in several:
         model = f"{optimizer}{ranks}"
         shutil.copy(folder / "start", folder / model)
         out = finish(begin(folder, ranks, model, "--steps=25", f"--optimizer={optimizer}",
@@ -230,7 +232,7 @@ def test_a_rank_that_is_killed_ends_all_and_loses_nothing(folder, rank):
 def test_what_one_rank_cannot_do_ends_all_with_its_name(folder):
     shutil.copy(folder / "start", folder / "alone")
     out = finish(begin(folder, 2, "alone", "--steps=5", "--dataset=nowhere"), 1)
-    assert "process 0 of 2" in out and "nowhere" in out
+    assert re.search("process [01] of 2, on .*nowhere", out)
     assert "Traceback" not in out
     out = finish(begin(folder, 2, "alone", "--steps=5", "--batch-size=1"), 1)
     assert "--batch-size" in out and "Traceback" not in out

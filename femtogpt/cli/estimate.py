@@ -26,7 +26,7 @@ BUSY = 0.8  # of its processors' time: with less, the machine did other work
 @json_option
 @click.pass_context
 def command(context, model, kind, batch_size, threads, as_json, **options):
-    """Tell what training a shape will take, before anything is trained.
+    """Tell what training a shape takes, before it is trained.
 
     \b
     Times steps of it on this machine, for about two seconds; writes nothing.

@@ -2,7 +2,7 @@
 
 import click
 
-from .options import make_shape, model_option, require_absent, shape_options
+from .options import make_shape, model_option, require_absent, say, shape_options
 
 
 @click.command()
@@ -43,8 +43,8 @@ def command(context, model, kind, interactive, force, **options):
     click.echo(f"{model}: {count:,} parameters ({tokenizer.name}, vocabulary {config.vocab_size}, "
                f"recipe {config.recipe}, {config.positional_encoding})")
     memory, size = memory_to_train(config, 32), file_bytes(config, OPTIMIZER[config.recipe])
-    click.echo(f"  training takes about {memory / 1e6:,.0f} MB of memory and a file of "
-               f"{size / 1e6:,.1f} MB (`femtogpt estimate`: how long)")
+    say(f"training takes about {memory / 1e6:,.0f} MB of memory and a file of "
+        f"{size / 1e6:,.1f} MB (`femtogpt estimate`: how long)")
 
 
 def _ask(context, model, kind, options):

@@ -25,8 +25,9 @@ def command(texts, model, seconds, preset, seed, force):
     """Make a model of a text, with choices made for it.
 
     \b
-    Looks at the text, chooses tokenizer, shape and dropout for it and the time there is, says
-    why, and calls other commands, which it shows. Ctrl-C saves; `femtogpt train` then goes on.
+    Looks at the text, chooses tokenizer, shape and dropout for it and the time
+    there is, says why, and calls other commands, which it shows. Ctrl-C saves;
+    `femtogpt train` then goes on.
     Example:
       femtogpt quickstart mytext.txt
       femtogpt quickstart notes/ --for 30m

@@ -38,7 +38,7 @@ def command(context, models, datasets, output, force, threads):
     \b
     Example:
       femtogpt report --dataset book.txt
-      femtogpt report --model a.safetensors --model b.safetensors --output both.html
+      femtogpt report --model a.safetensors --model b.safetensors
     """
     from .. import report
 

@@ -2,7 +2,6 @@
 
 import click
 
-from ..tokenizer.whole_text import WholeText
 from .colours import colours_wanted, legend, painted, write
 from .options import printable, say
 
@@ -36,6 +35,8 @@ class Printer:
     def __init__(self, stop, coloured=False, streams=True):
         """coloured: each character by its token's probability; of several tokens that make one,
         by the least. streams: else all is kept for end()."""
+        from ..tokenizer.whole_text import WholeText
+
         self.coloured, self.streams = coloured, streams
         self.text = WholeText(stop)
         self.ready, self.odds = "", []  # odds: one a character
