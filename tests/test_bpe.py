@@ -126,7 +126,7 @@ def learnt(chunks, num_merges):
     return list(map(tuple, learn_merges(*laid_out(chunks), ones(256), num_merges).tolist()))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(few_letters, st.integers(0, 12))
 def test_learning_agrees_with_counting_anew(chunks, num_merges):
     assert learnt(Counter(chunks), num_merges) == naive_learn(chunks, num_merges)
@@ -318,14 +318,14 @@ def applied(data, merges):
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(few_letters, st.text("aabc", max_size=30).map(str.encode))
 def test_applying_agrees_with_one_merge_at_a_time(chunks, data):
     merges = {pair: (n, 256 + n) for n, pair in enumerate(learnt(dict.fromkeys(chunks, 2), 9))}
     assert applied(data, merges) == naive_apply(data, merges)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.permutations(range(6)), st.text("abc", max_size=20).map(str.encode))
 def test_applying_merges_whose_parts_come_later(ranks, data):
     # Files of others may list a merge before the merge that makes its left side.
@@ -335,7 +335,7 @@ def test_applying_merges_whose_parts_come_later(ranks, data):
     assert applied(data, merges) == naive_apply(data, merges)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.permutations(range(9)), st.integers(1, 4), st.integers(SHORT, 300), st.randoms())
 def test_merging_in_parts_agrees_with_one_merge_at_a_time(ranks, letters, size, rng):
     # Runs, and merges of merges, whose places turn on what stands far to the left.
@@ -399,7 +399,7 @@ def test_split_patterns():
 
 
 @pytest.mark.parametrize("split", PATTERNS)
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(st.binary(max_size=30) | texts.map(str.encode)
        | st.tuples(texts.map(str.encode), st.integers(0, 9)).map(lambda pair: pair[0][pair[1]:]))
 def test_chunks_are_what_the_pattern_says(split, data):
@@ -509,7 +509,7 @@ def test_huggingface_gives_the_same_ids(split, case_sensitive, tmp_path):
     theirs = in_huggingface(ours, tmp_path)
     assert theirs.get_vocab_size() == ours.vocab_size
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(texts | st.just(TEXT.decode()))
     def same(text):
         ids = ours.encode(text).tolist()

@@ -180,7 +180,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(folder):
     for model in ("once", "parts"):
         shutil.copy(folder / "start", folder / model)
     finish(begin(folder, 1, "once", "--steps=24"))
-    first = begin(folder, 4, "parts", "--steps=24", "--log=log", "--save-every=1000000")
+    first = begin(folder, 2, "parts", "--steps=24", "--log=log", "--save-every=1000000")
     while not (folder / "log").exists() or (folder / "log").read_text().count("\n") < 3:
         assert first.poll() is None, finish(first)
         time.sleep(0.01)

@@ -48,8 +48,8 @@ def folder(tmp_path, monkeypatch):
 
 @posix
 def test_nothing_is_lost_to_kills():
-    found = harness("kills.py", "--kills=5")
-    assert found["kills"] == 5 and found["runs"] > 0 and found["loads"] > 50
+    found = harness("kills.py", "--kills=3")
+    assert found["kills"] == 3 and found["runs"] > 0 and found["loads"] > 30
     assert found["save"] >= 1
 
 
@@ -315,10 +315,9 @@ def test_a_text_of_nothing_or_one_byte_is_one_line(folder, content):
 
 
 @posix
-@pytest.mark.parametrize("name", [b"caf\xe9", "é\n\x1b[31m".encode()])
-def test_a_path_of_any_bytes_in_the_plainest_locale(folder, name):
+def test_a_path_of_any_bytes_in_the_plainest_locale(folder):
     env = environment(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
-    name = os.fsdecode(name)
+    name = os.fsdecode(b"caf\xe9" + "é\n\x1b[31m".encode())
     os.rename("model.safetensors", name)
     os.rename("dataset.txt", f"{name}.txt")
     for line, code in ((["train", "--steps=2"], 0), (["info"], 0), (["eval"], 0),

@@ -52,7 +52,7 @@ def together(tokenizer, blocks):
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(in_blocks())
 def test_in_blocks_or_in_one_piece_is_the_same(tokenizer, blocks):
     assert together(tokenizer, blocks).tolist() == tokenizer.encode(b"".join(blocks)).tolist()
@@ -64,7 +64,7 @@ CHAINS = [train_bpe([text], size, split="none") for text, size in (
 
 
 @pytest.mark.parametrize("tokenizer", CHAINS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(in_blocks(st.text("aaab", max_size=60).map(str.encode)
                  | st.lists(st.sampled_from([b"abcab", b"ab", b"c"])).map(b"".join) | data))
 def test_without_chunks_what_is_given_out_is_sure(tokenizer, blocks):
@@ -81,7 +81,7 @@ def test_without_chunks_little_is_held_back():
 
 
 @pytest.mark.parametrize("split", PATTERNS)
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(in_blocks())
 def test_chunks_stay_whole_whatever_the_merges(split, blocks):
     parts = recut(blocks, between_chunks(split))
