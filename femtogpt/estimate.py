@@ -9,7 +9,7 @@ import numpy as np
 from .machine import available_processors
 from .model import initial_parameters
 from .optimizer import fresh_state, update
-from .parallel import Engine, cut
+from .parallel import Engine
 from .tensors import count_adamw_parameters, count_parameters
 
 # A step of fewer operations than these is timed as a whole; of a longer one, its parts are.
@@ -95,8 +95,8 @@ def _parts(config, batch_size, optimizer, threads):
 
 def _passes(config, shards, micro_batch):
     """Seconds of forward and backward of one micro-batch in each of so many shards at once."""
-    with Engine(config, shards * micro_batch, shards) as engine:
-        engine.shards, engine.micro_batch = cut(shards * micro_batch, shards), micro_batch
+    with Engine(config, shards * micro_batch, shards, shards=shards) as engine:
+        assert (len(engine.shards), engine.micro_batch) == (shards, micro_batch)
         parameters = initial_parameters(config, 1)
         windows, keys = _batch(config, shards * micro_batch)
         for _ in range(2):

@@ -84,12 +84,13 @@ class Engine:
     part: (start, stop), the sequences of a batch that this rank computes.
     """
 
-    def __init__(self, config, batch_size, threads=None, ranks=ALONE, owners=None):
-        """owners: of each rank the range that it has of the gradient [default: all, if alone]."""
+    def __init__(self, config, batch_size, threads=None, ranks=ALONE, owners=None, shards=None):
+        """owners: of each rank the range that it has of the gradient [default: all, if alone].
+        shards: how many the batch is cut in [default: count_shards']."""
         self.config, self.batch_size, self.ranks = config, batch_size, ranks
         self.owners = owners or [(0, count_parameters(config))]
         self.threads = threads or max(1, available_processors() // ranks.here)
-        shards = cut(batch_size, count_shards(config, batch_size))
+        shards = cut(batch_size, shards or count_shards(config, batch_size))
         if len(shards) < ranks.size:
             raise FemtoError(f"a batch of {batch_size} for this model is cut in {len(shards)} "
                              f"shards, too few for {ranks.size} processes: start fewer, or give a "

@@ -130,3 +130,21 @@ def test_a_shape_or_a_model():
     assert "--num-layers" in refused.stderr and "--model" in refused.stderr
     missing = asked("--model=nothing.safetensors", exit_code=1)
     assert "nothing.safetensors" in missing.stderr
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_a_pass_is_of_as_many_shards_as_are_asked_for(shards):
+    """Of a batch for which training would cut others."""
+    config = GPTConfig(11, num_tokens=40, embedding_degree=16, num_layers=1, num_heads=2)
+    seen = []
+
+    class Seen(estimate.Engine):
+        def loss_and_gradient(self, *arguments):
+            result = super().loss_and_gradient(*arguments)
+            seen.append((len(self.shards), len(self.gradients), self._branches.shards))
+            return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimate, "Engine", Seen)
+        assert 0 < estimate._passes(config, shards, 4) < 60
+    assert seen == [(shards, shards, shards)] * 2
