@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 from .config import GPTConfig
@@ -30,13 +29,12 @@ MOST_EPOCHS, FEWEST_STEPS = 24, 200  # readings of the text, unless they are few
 
 @dataclass(frozen=True)
 class Look:
-    """A text's size in bytes; of its first SAMPLE bytes: how many a character takes, how many
-    characters there are, and which share of its lines (of 8 bytes or more) stood there before."""
+    """A text's size in bytes; of its first SAMPLE bytes: how many a character takes, and how many
+    characters there are."""
 
     size: int
     bytes_a_character: float
     characters: int
-    repeated: float
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,7 @@ def look(texts):
         if len(sample) == SAMPLE:
             break
     letters = sample.decode("utf-8", "surrogateescape")
-    lines = Counter(line for line in sample.split(b"\n") if len(line) >= 8)
-    return Look(sum(text.size for text in texts), len(sample) / len(letters), len(set(letters)),
-                1 - len(lines) / max(1, lines.total()))
+    return Look(sum(text.size for text in texts), len(sample) / len(letters), len(set(letters)))
 
 
 def choose(seen, seconds, timed=None):

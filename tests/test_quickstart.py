@@ -13,8 +13,8 @@ from femtogpt.quickstart import Look, choose, look
 from femtogpt.tensors import count_parameters
 
 
-def seen(size=1_000_000, bytes_a_character=1.0, characters=90, repeated=0.0):
-    return Look(size, bytes_a_character, characters, repeated)
+def seen(size=1_000_000, bytes_a_character=1.0, characters=90):
+    return Look(size, bytes_a_character, characters)
 
 
 def by_arithmetic(config, batch_size):
@@ -30,13 +30,12 @@ def test_a_look_at_a_text(tmp_path):
     assert told.size == len(letters.encode()) + 1
     assert told.bytes_a_character == pytest.approx(told.size / (len(letters) + 1))
     assert told.characters == len(set(letters)) + 1
-    assert told.repeated == 0.5  # of two long lines
 
 
 def test_a_look_at_a_long_text_is_at_its_beginning(tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "SAMPLE", 1000)
     (tmp_path / "text").write_text("a" * 5000 + "b" * 100_000)
-    assert look(find_texts([tmp_path / "text"])) == Look(105_000, 1.0, 1, 0.0)
+    assert look(find_texts([tmp_path / "text"])) == Look(105_000, 1.0, 1)
 
 
 @pytest.mark.parametrize("told, tokenizer", [
@@ -118,6 +117,11 @@ def test_the_command_makes_trains_speaks_and_reports(folder):
 
     again = CliRunner().invoke(main, ["quickstart", "my text.txt"])
     assert again.exit_code == 1 and "--force" in again.stderr
+    (folder / "model.safetensors").unlink()  # and the page alone is reason enough, before training
+    again = CliRunner().invoke(main, ["quickstart", "my text.txt"])
+    assert again.exit_code == 1 and "model.html" in again.stderr and "$ " not in again.stderr
+    again = CliRunner().invoke(main, ["quickstart", "my text.txt", "--for=60s", "--force"])
+    assert again.exit_code == 0, again.output
 
 
 def test_a_preset_is_what_it_says(folder, monkeypatch):

@@ -32,7 +32,10 @@ def command(texts, model, seconds, preset, seed, force):
       femtogpt quickstart mytext.txt
       femtogpt quickstart notes/ --for 30m
     """
+    stem = str(Path(model).with_suffix(""))
+    page = f"{stem}.html"
     require_absent(model, force, "model")
+    require_absent(page, force, "page")  # now, not after all the training
 
     from dataclasses import replace
 
@@ -52,7 +55,6 @@ def command(texts, model, seconds, preset, seed, force):
     for sentence in plan.why:
         say(sentence)
     datasets = [f"--dataset={text}" for text in texts]
-    stem = str(Path(model).with_suffix(""))
     shape = (f"--tokenizer={plan.tokenizer}", f"--num-tokens={plan.num_tokens}",
              *map("--{}={}".format, ("embedding-degree", "num-layers", "num-heads"), plan.shape))
     data = ()
@@ -61,14 +63,15 @@ def command(texts, model, seconds, preset, seed, force):
         _call("train-bpe", *datasets, *data, f"--vocab-size={plan.vocab_size}")
     elif plan.tokenizer == "char":
         data = (f"--tokenizer-data={texts[0]}",)
-    _call("init", f"--model={model}", *shape, *data, f"--seed={seed}", *["--force"] * force)
+    forced = ["--force"] if force else []
+    _call("init", f"--model={model}", *shape, *data, f"--seed={seed}", *forced)
     _call("train", f"--model={model}", *datasets, f"--for={plan.seconds}", f"--seed={seed}",
           f"--batch-size={plan.batch_size}", f"--dropout={plan.dropout:g}", "--val-fraction=0.1",
           *([f"--steps={plan.steps}"] if plan.limited else []),
           *([f"--eval-every={max(EVAL_STEPS, plan.steps // EVALS)}"] if plan.steps else []))
     best = _best(model)
     _call("generate", f"--model={best}", "--count=300", "--temperature=0.8", f"--seed={seed}")
-    _call("report", f"--model={best}", *datasets, f"--output={stem}.html")
+    _call("report", f"--model={best}", *datasets, f"--output={page}", *forced)
 
 
 def _call(*arguments):
