@@ -3,11 +3,16 @@
 import hashlib
 import socket
 import sys
+import time
 from contextlib import contextmanager
 
 import click
 
 from ..errors import FemtoError
+
+# mpiexec passes on what a process says; told to abort, it ends without reading what is still on
+# its way. Seconds for that way.
+ON_ITS_WAY = 1.0
 
 
 class NotAlike(FemtoError):
@@ -29,6 +34,7 @@ def together(ranks):
             where = f"process {ranks.rank} of {ranks.size}, on {socket.gethostname()}"
             click.echo(f"femtogpt: {where}: {error or type(error).__name__}", err=True)
             sys.stderr.flush()
+            time.sleep(ON_ITS_WAY)
             ranks.abort()
         if ranks.first:
             raise
