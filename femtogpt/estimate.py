@@ -15,6 +15,7 @@ from .tensors import count_adamw_parameters, count_parameters
 # A step of fewer operations than these is timed as a whole; of a longer one, its parts are.
 WHOLE = 8e10
 SECONDS = 1.0  # of whole steps
+FEW_LAYERS, TURNS = (1, 3), 2  # that are timed of a model too large for whole steps, and how often
 PARTS_VOCABULARY = 2048  # at most, where the optimizer is timed
 # Where more parameters and more text lower the loss alike (Hoffmann et al. 2022).
 TOKENS_PER_PARAMETER = 20
@@ -80,29 +81,35 @@ def _whole(config, batch_size, optimizer, threads, seconds):
 
 
 def _parts(config, batch_size, optimizer, threads):
-    """Passes of one and of two layers over one micro-batch a thread, and an update of one: all
-    else of a step is more of these."""
+    """Passes of few layers over one micro-batch a thread, and an update of one: all else of a
+    step is more of these."""
     with Engine(config, batch_size, threads) as engine:
         shards, micro_batch = engine.shards, engine.micro_batch
     at_once = min(threads, len(shards))
-    one, two = (_passes(replace(config, num_layers=layers), at_once, micro_batch)
-                for layers in (1, 2))
+    passes = [_passes(replace(config, num_layers=layers), at_once, micro_batch)
+              for layers in FEW_LAYERS]
+    for each in passes:
+        next(each)  # the first finds no memory yet
+    turns = [[next(each) for each in passes] for _ in range(TURNS)]
+    fewer, more = map(statistics.mean, zip(*turns, strict=True))
+    layer = (more - fewer) / (FEW_LAYERS[1] - FEW_LAYERS[0])
     longest = max(stop - start for start, stop in shards)
     rounds = -(-len(shards) // threads) * -(-longest // micro_batch)
-    return (rounds * (one + (config.num_layers - 1) * (two - one))
+    return (rounds * (fewer + (config.num_layers - FEW_LAYERS[0]) * layer)
             + _update_seconds(config, optimizer, threads))
 
 
 def _passes(config, shards, micro_batch):
-    """Seconds of forward and backward of one micro-batch in each of so many shards at once."""
-    with Engine(config, shards * micro_batch, shards, shards=shards) as engine:
-        assert (len(engine.shards), engine.micro_batch) == (shards, micro_batch)
+    """Seconds of forward and backward of one micro-batch in each of so many shards at once, again
+    and again."""
+    with Engine(config, shards * micro_batch, shards, shards=shards,
+                micro_batch=micro_batch) as engine:
         parameters = initial_parameters(config, 1)
         windows, keys = _batch(config, shards * micro_batch)
-        for _ in range(2):
+        while True:
             began = time.perf_counter()
             engine.loss_and_gradient(parameters, windows, 0.0, keys)
-        return time.perf_counter() - began
+            yield time.perf_counter() - began
 
 
 def _update_seconds(config, optimizer, threads):
@@ -124,7 +131,8 @@ def _update_seconds(config, optimizer, threads):
         adamw = timed("adamw") / count
         if optimizer == "adamw":
             return adamw * count_parameters(config)
-        muon = timed("muon") - adamw * count_adamw_parameters(small)
+        muon = statistics.mean(timed("muon") for _ in range(TURNS))
+        muon -= adamw * count_adamw_parameters(small)
         return muon * config.num_layers / layers + adamw * count_adamw_parameters(config)
 
 

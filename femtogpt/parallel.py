@@ -84,9 +84,11 @@ class Engine:
     part: (start, stop), the sequences of a batch that this rank computes.
     """
 
-    def __init__(self, config, batch_size, threads=None, ranks=ALONE, owners=None, shards=None):
+    def __init__(self, config, batch_size, threads=None, ranks=ALONE, owners=None, shards=None,
+                 micro_batch=None):
         """owners: of each rank the range that it has of the gradient [default: all, if alone].
-        shards: how many the batch is cut in [default: count_shards']."""
+        shards: how many the batch is cut in [default: count_shards']. micro_batch: how many
+        sequences of a shard are worked on at once [default: micro_batch_size's]."""
         self.config, self.batch_size, self.ranks = config, batch_size, ranks
         self.owners = owners or [(0, count_parameters(config))]
         self.threads = threads or max(1, available_processors() // ranks.here)
@@ -95,7 +97,7 @@ class Engine:
             raise FemtoError(f"a batch of {batch_size} for this model is cut in {len(shards)} "
                              f"shards, too few for {ranks.size} processes: start fewer, or give a "
                              "larger --batch-size")
-        self.micro_batch = micro_batch_size(config, shards)
+        self.micro_batch = micro_batch or micro_batch_size(config, shards)
         first, last = ranks.own(len(shards))
         self.part = shards[first][0], shards[last - 1][1]
         self.shards = [(start - self.part[0], stop - self.part[0])

@@ -55,12 +55,13 @@ def test_a_step_is_the_sum_of_its_parts(monkeypatch):
 
     def passes(config, shards, micro_batch):
         asked_for.append((config.num_layers, shards, micro_batch))
-        return {1: 0.5, 2: 0.8}[config.num_layers]
+        yield 100
+        yield from {1: (0.4, 0.6), 3: (1.3, 0.9)}[config.num_layers]
 
     monkeypatch.setattr(estimate, "_passes", passes)
     monkeypatch.setattr(estimate, "_update_seconds", lambda *_: 0.25)
     seconds = {threads: estimate._parts(shape, 32, "muon", threads) for threads in (1, 2, 4)}
-    assert asked_for == [(1, 1, 4), (2, 1, 4)] + 2 * [(1, 2, 4), (2, 2, 4)]
+    assert asked_for == [(1, 1, 4), (3, 1, 4)] + 2 * [(1, 2, 4), (3, 2, 4)]
     assert seconds[2] == pytest.approx(4 * (0.5 + 7 * 0.3) + 0.25)
     assert seconds[1] == pytest.approx(8 * (0.5 + 7 * 0.3) + 0.25)
     assert seconds[4] == seconds[2]  # there are two shards
@@ -132,19 +133,22 @@ def test_a_shape_or_a_model():
     assert "nothing.safetensors" in missing.stderr
 
 
-@pytest.mark.parametrize("shards", [1, 2, 3])
-def test_a_pass_is_of_as_many_shards_as_are_asked_for(shards):
-    """Of a batch for which training would cut others."""
-    config = GPTConfig(11, num_tokens=40, embedding_degree=16, num_layers=1, num_heads=2)
+@pytest.mark.parametrize(("shards", "micro_batch", "num_tokens"),
+                         [(1, 4, 40), (2, 4, 40), (3, 4, 40), (2, 2, 128)])
+def test_a_pass_is_of_the_shards_and_sequences_that_are_asked_for(shards, micro_batch, num_tokens):
+    """Of a batch that training would cut otherwise."""
+    config = GPTConfig(11, num_tokens, embedding_degree=16, num_layers=1, num_heads=2)
     seen = []
 
     class Seen(estimate.Engine):
         def loss_and_gradient(self, *arguments):
             result = super().loss_and_gradient(*arguments)
-            seen.append((len(self.shards), len(self.gradients), self._branches.shards))
+            seen.append((len(self.shards), len(self.gradients), self._branches.shards,
+                         self.micro_batch))
             return result
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(estimate, "Engine", Seen)
-        assert 0 < estimate._passes(config, shards, 4) < 60
-    assert seen == [(shards, shards, shards)] * 2
+        passes = estimate._passes(config, shards, micro_batch)
+        assert all(0 < next(passes) < 60 for _ in range(2))
+    assert seen == [(shards, shards, shards, micro_batch)] * 2
