@@ -14,6 +14,7 @@ import math
 
 import numpy as np
 
+from .layers.denormals import no_denormals
 from .layers.gelu import gelu_forward
 from .layers.matmul import COMPILED, matmul_add, matmul_bias
 from .layers.norm import norm_forward
@@ -202,6 +203,7 @@ class Decoder:
             return self._past.shape[1]
         return int(self._past.shape[1] - self._lengths[sequences].max())
 
+    @no_denormals()
     def draw(self, logits, sequences, uniforms, sharpness):
         """Draws tokens (steps, n) of n sequences, each row by uniforms (steps, n) from the
         logits (n, V) after the row before; steps is at most room(). Overwrites logits with
@@ -228,6 +230,7 @@ class Decoder:
         for state in (self._past, self._lengths, self._keys, self._values):
             state[to] = state[source]
 
+    @no_denormals()
     def _decode(self, count, tokens, sequences):
         logits = np.empty((count, self.config.vocab_size), np.float32)
         none = np.empty((0, count))

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from .errors import FemtoError
 from .layers import matmul
+from .layers.denormals import no_denormals
 from .machine import available_processors
 from .model import (
     activation_shapes,
@@ -126,6 +127,7 @@ class Engine:
         items = list(items)
         results, numbers = [None] * len(items), itertools.count()
 
+        @no_denormals()
         def work():
             while (number := next(numbers)) < len(items):
                 results[number] = function(items[number])
