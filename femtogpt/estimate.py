@@ -23,11 +23,12 @@ TOKENS_PER_PARAMETER = 20
 
 @dataclass(frozen=True)
 class StepTime:
-    """seconds: a step's. whole: it was timed as a whole, else put together from its parts.
-    share: what this process had of its threads' processors meanwhile; far below 1 if the
-    machine does other work too."""
+    """seconds: a step's; update: the optimizer's, of these. whole: it was timed as a whole, else
+    put together from its parts. share: what this process had of its threads' processors meanwhile;
+    far below 1 if the machine does other work too."""
 
     seconds: float
+    update: float
     whole: bool
     share: float
 
@@ -53,10 +54,10 @@ def step_time(config, batch_size, optimizer, threads=None, seconds=SECONDS):
     whole = 6 * count_parameters(config) * batch_size * config.num_tokens < WHOLE
     _compile(config, optimizer, threads)
     began, used = time.perf_counter(), time.process_time()
-    took = (_whole(config, batch_size, optimizer, threads, seconds) if whole
-            else _parts(config, batch_size, optimizer, threads))
+    took, updating = (_whole(config, batch_size, optimizer, threads, seconds) if whole
+                      else _parts(config, batch_size, optimizer, threads))
     passed = time.perf_counter() - began
-    return StepTime(took, whole, (time.process_time() - used) / passed / threads)
+    return StepTime(took, updating, whole, (time.process_time() - used) / passed / threads)
 
 
 def _compile(config, optimizer, threads):
@@ -67,22 +68,25 @@ def _compile(config, optimizer, threads):
 
 
 def _whole(config, batch_size, optimizer, threads, seconds):
-    """The median of so many seconds of steps, three at least."""
+    """The medians of so many seconds of steps, three at least, and of their updates."""
     with Engine(config, batch_size, threads) as engine:
         parameters, state = initial_parameters(config, 1), fresh_state(config, optimizer)
         windows, keys = _batch(config, batch_size)
-        times = []
+        times, updates = [], []
         while sum(times) < seconds or len(times) < 4:
             began = time.perf_counter()
             _, gradient, squares = engine.loss_and_gradient(parameters, windows, 0.0, keys)
+            summed = time.perf_counter()
             update(engine.map, config, parameters, gradient, squares, state, 1e-3)
             times.append(time.perf_counter() - began)
-        return statistics.median(times[1:])  # the first finds no memory yet
+            updates.append(time.perf_counter() - summed)
+        # The first finds no memory yet.
+        return statistics.median(times[1:]), statistics.median(updates[1:])
 
 
 def _parts(config, batch_size, optimizer, threads):
-    """Passes of few layers over one micro-batch a thread, and an update of one: all else of a
-    step is more of these."""
+    """Seconds of a step and of its update, from passes of few layers over one micro-batch a thread,
+    and an update of one: all else is more of these."""
     with Engine(config, batch_size, threads) as engine:
         shards, micro_batch = engine.shards, engine.micro_batch
     at_once = min(threads, len(shards))
@@ -95,8 +99,8 @@ def _parts(config, batch_size, optimizer, threads):
     layer = (more - fewer) / (FEW_LAYERS[1] - FEW_LAYERS[0])
     longest = max(stop - start for start, stop in shards)
     rounds = -(-len(shards) // threads) * -(-longest // micro_batch)
-    return (rounds * (fewer + (config.num_layers - FEW_LAYERS[0]) * layer)
-            + _update_seconds(config, optimizer, threads))
+    updating = _update_seconds(config, optimizer, threads)
+    return rounds * (fewer + (config.num_layers - FEW_LAYERS[0]) * layer) + updating, updating
 
 
 def _passes(config, shards, micro_batch):

@@ -44,7 +44,7 @@ def test_a_step_is_timed(monkeypatch, whole, optimizer):
     monkeypatch.setattr(estimate, "WHOLE", math.inf if whole else 0)
     step = estimate.step_time(SMALL, 4, optimizer, threads=2, seconds=0.01)
     assert step.whole == whole
-    assert 0 < step.seconds < 60
+    assert 0 < step.update < step.seconds < 60
     assert 0 < step.share < 2
 
 
@@ -60,7 +60,7 @@ def test_a_step_is_the_sum_of_its_parts(monkeypatch):
 
     monkeypatch.setattr(estimate, "_passes", passes)
     monkeypatch.setattr(estimate, "_update_seconds", lambda *_: 0.25)
-    seconds = {threads: estimate._parts(shape, 32, "muon", threads) for threads in (1, 2, 4)}
+    seconds = {threads: estimate._parts(shape, 32, "muon", threads)[0] for threads in (1, 2, 4)}
     assert asked_for == [(1, 1, 4), (3, 1, 4)] + 2 * [(1, 2, 4), (3, 2, 4)]
     assert seconds[2] == pytest.approx(4 * (0.5 + 7 * 0.3) + 0.25)
     assert seconds[1] == pytest.approx(8 * (0.5 + 7 * 0.3) + 0.25)

@@ -59,11 +59,13 @@ def store_control(typingctx, value):
 
 @kernel
 def control():
+    """load_control, for Python."""
     return load_control()
 
 
 @kernel
 def set_control(value):
+    """store_control, for Python."""
     store_control(value)
 
 
