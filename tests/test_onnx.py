@@ -14,6 +14,7 @@ from femtogpt.cli import main
 from femtogpt.decoder import Decoder
 from femtogpt.errors import FemtoError
 from femtogpt.exchange import onnx as exchange
+from femtogpt.exchange.onnx import format as file_format
 from femtogpt.exchange.onnx import graph, writing
 from femtogpt.inspection import activations
 
@@ -116,6 +117,15 @@ def test_the_file_tells_what_it_is(tmp_path, unchecked, reading):
     assert [d.dim_param or d.dim_value for one in (given, told)
             for d in one.type.tensor_type.shape.dim] == [
         "batch", "sequence", "batch", "sequence", len(LETTERS)]
+
+
+def test_messages_are_read_as_they_were_meant(reading):
+    for number in (0, 1, 127, 128, 129, 16_383, 16_384, 2**40, -1):
+        told = "a" * (number % 20_000)
+        data = b"".join(file_format.encoded({5: number, 6: told, 14: [{1: told, 2: "é"}, {}]}))
+        read = reading.ModelProto.FromString(data)
+        assert (read.model_version, read.doc_string) == (number, told)
+        assert [(one.key, one.value) for one in read.metadata_props] == [(told, "é"), ("", "")]
 
 
 # ---- refusals, and what a failure leaves
