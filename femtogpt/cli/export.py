@@ -16,14 +16,14 @@ from .options import (
 
 
 @click.command()
-@click.option("--format", "file_format", type=click.Choice(["femto", "gguf", "hf", "html"]),
+@click.option("--format", "file_format", type=click.Choice(["femto", "gguf", "hf", "html", "onnx"]),
               required=True, help="What is to read it.")
 @click.argument("positional", metavar="[OUTPUT]", type=FILE, required=False)
 @click.option("--output", type=FILE, help="The file to write; hf: the folder.")
 @model_option
 @click.option("--dataset", "datasets", type=FILE, multiple=True,
-              help="gguf, hf: a text, or a folder of them, to check it on; hf: to measure it on "
-              "too; may be given several times. [default: dataset.txt, if it is there]")
+              help="gguf, hf, onnx: a text, or a folder of them, to check it on; hf: to measure it "
+              "on too; may be given several times. [default: dataset.txt, if it is there]")
 @click.option("--dtype", type=click.Choice(["float16", "float32", "q8_0"]),
               help="The weights'. html: no q8_0 [default: float16, if greedy text is the same with "
               "it]; gguf: [default: float32]")
@@ -41,12 +41,16 @@ def command(file_format, positional, output, model, datasets, dtype, force):
 
     html: a page that holds the model and runs it in a browser, alone and offline.
 
+    onnx: a file for onnxruntime: input_ids (batch, sequence) to logits (batch, sequence,
+    vocabulary), float32. Where onnxruntime is installed its logits are checked first.
+
     \b
     Example:
       femtogpt export --format femto model.dat --model model.safetensors
       femtogpt export --format gguf --output model.gguf --dtype q8_0
       femtogpt export --format hf folder --dataset book.txt
       femtogpt export --format html --output model.html
+      femtogpt export --format onnx --output model.onnx
     """
     if (positional is None) == (output is None):
         raise click.UsageError("name the file to write, once: --output FILE")
@@ -54,9 +58,9 @@ def command(file_format, positional, output, model, datasets, dtype, force):
         raise click.UsageError("--dtype is for --format gguf and html alone")
     if dtype == "q8_0" and file_format == "html":
         raise click.UsageError("--dtype q8_0 is for --format gguf alone")
-    if datasets and file_format not in ("gguf", "hf"):
-        raise click.UsageError("--dataset is for --format gguf and hf alone: no other is checked "
-                               "on a text")
+    if datasets and file_format not in ("gguf", "hf", "onnx"):
+        raise click.UsageError("--dataset is for --format gguf, hf and onnx alone: no other is "
+                               "checked on a text")
     output = output or positional
     if file_format == "hf":
         _to_transformers(output, model, datasets, force)
@@ -68,6 +72,9 @@ def command(file_format, positional, output, model, datasets, dtype, force):
     loaded = load_model(model)
     if file_format == "gguf":
         _to_llama_cpp(output, loaded, datasets, dtype or "float32")
+        return
+    if file_format == "onnx":
+        _to_onnxruntime(output, loaded, datasets)
         return
     if file_format == "html":
         say_if_compiling()
@@ -133,5 +140,23 @@ def _to_transformers(folder, model, datasets, force):
         click.echo(f"in transformers: ids the same; logits at most {check.difference:.2g} off, on "
                    f"{check.windows} windows of {text}; greedy text the same, {check.generated} "
                    f"tokens{further}")
+    for note in done.notes:
+        say(f"note: {note}")
+
+
+def _to_onnxruntime(output, loaded, datasets):
+    from ..exchange import onnx
+
+    tokens, _ = _read(datasets, loaded)
+    say_if_compiling()
+    done = onnx.write(loaded, output, tokens)
+    click.echo(f"{output}: {done.size / 1e6:,.2f} MB, {loaded.parameters.size:,} parameters, step "
+               f"{loaded.step}, float32")
+    if done.checked:
+        check = done.checked
+        text = "random tokens" if tokens is None else "the dataset"
+        further = f", and {check.beyond} tokens past the context's end" if check.beyond else ""
+        click.echo(f"in onnxruntime: logits at most {check.difference:.2g} off, on {check.windows} "
+                   f"windows of {text}{further}")
     for note in done.notes:
         say(f"note: {note}")
