@@ -8,6 +8,7 @@ import numpy as np
 
 from ...durable import replace
 from ...errors import FemtoError
+from ...scoring import check_length
 from . import layout, vocabulary
 from .checking import Check, check, missing
 from .format import file_parts
@@ -71,6 +72,7 @@ def _checked(parts, model, dtype, tokens):
     if tokens is None:
         count = 8 * model.config.num_tokens + 1
         tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, count)
+    check_length(tokens, model.config.num_tokens)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.gguf")
         file.write_bytes(b"".join(parts))
