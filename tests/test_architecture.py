@@ -21,7 +21,8 @@ LEVELS = [
      "estimate", "quickstart", "inspection", "search", "surgery", "exchange"},
     {"about", "checkpoint", "damage", "durable", "looks", "run", "curve", "model", "data", "cache",
      "parallel", "ranks", "optimizer"},
-    {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "webpage", "errors"},
+    {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "launch", "watchdog",
+     "webpage", "errors"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 LONGEST = 330  # lines of a file
