@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,12 @@ def processes(model):
         if f"--model={model}".encode() in command and b"mpiexec" not in command[0]:
             found.append(int(place.name))
     return sorted(found)
+
+
+def all_ended(model):
+    """Whether none of them is left soon after mpiexec has ended, which kills the last in passing.
+    """
+    until = time.monotonic() + 10
+    while processes(model) and time.monotonic() < until:
+        time.sleep(0.01)
+    return not processes(model)

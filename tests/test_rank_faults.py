@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from mpirun import FEMTOGPT, MPIEXEC, begin, fill, finish, in_proc, mpi, processes
+from mpirun import FEMTOGPT, MPIEXEC, all_ended, begin, fill, finish, in_proc, mpi, processes
 from small import environment
 
 from femtogpt import checkpoint
@@ -83,7 +83,7 @@ def test_a_disk_that_is_full_for_the_first_ends_all(folder):
     out = finish(begin(folder, 2, "full", "--steps=100000", "--save-every=5", code=code), 1)
     assert re.search("process 0 of 2, on .*cannot write .*full", out) and "Traceback" not in out
     assert checkpoint.load(folder / "full").step == 0
-    assert not processes("full")
+    assert all_ended("full")
 
 
 @mpi

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from mpirun import begin, fill, finish, in_proc, mpi, processes
+from mpirun import all_ended, begin, fill, finish, in_proc, mpi, processes
 from small import environment, fresh_model, some_run, text
 
 from femtogpt import checkpoint
@@ -199,7 +199,7 @@ def test_a_rank_that_is_killed_ends_all_and_loses_nothing(folder, rank):
     assert str(victim) in out or "KILLED" in out.upper()
     step = checkpoint.load(folder / model).step
     assert step >= 10 and step % 5 == 0
-    assert not processes(model)
+    assert all_ended(model)
 
 
 @mpi
