@@ -27,6 +27,7 @@ class Ranks:
     """rank of size. The one that is alone needs no MPI and sends nothing."""
 
     rank, size, here = 0, 1, 1  # here: how many there are on this machine
+    first_here = True  # whether it is the first of those
 
     @property
     def first(self):
@@ -61,6 +62,10 @@ class Ranks:
         """The first rank's list of numbers, by all."""
         return values
 
+    def decided_here(self, value):
+        """As decided, of one value by the first on this machine."""
+        return value
+
     def highest(self, value):
         """The highest of all ranks' numbers."""
         return value
@@ -92,7 +97,8 @@ class MPIRanks(Ranks):
     def __init__(self, mpi):
         self.mpi, self.world = mpi, mpi.COMM_WORLD
         self.rank, self.size = self.world.rank, self.world.size
-        self.here = self.world.Split_type(mpi.COMM_TYPE_SHARED).size
+        self._machine = self.world.Split_type(mpi.COMM_TYPE_SHARED)
+        self.here, self.first_here = self._machine.size, self._machine.rank == 0
 
     @_waits_in("the exchange of losses")
     def gather(self, values, count):
@@ -142,6 +148,10 @@ class MPIRanks(Ranks):
     @_waits_in("hearing what the first one decides")
     def decided(self, values):
         return self.world.bcast(values)
+
+    @_waits_in("hearing what the first one here decides")
+    def decided_here(self, value):
+        return self._machine.bcast(value)
 
     @_waits_in("the question whether to stop")
     def highest(self, value):

@@ -159,7 +159,7 @@ def test_every_folder_is_installed():
 
 def test_every_command_has_its_file_and_every_file_its_command():
     shared = {"__init__", "colours", "interactive", "logs", "options", "progress", "ranks",
-              "signals", "streaming"}
+              "signals", "streaming", "witness"}
     commands = {path.stem for path in (PACKAGE / "cli").glob("*.py")} - shared
     assert set(COMMANDS.values()) == commands
     for name, module in COMMANDS.items():

@@ -10,6 +10,7 @@ import click
 
 from ..errors import FemtoError
 from ..watchdog import Watchdog
+from .witness import witnessed
 
 # mpiexec passes on what a process says; told to abort, it ends without reading what is still on
 # its way. Seconds for that way.
@@ -42,7 +43,7 @@ def together(ranks, reached):
                        f"{at}", err=True)
 
     try:
-        with Watchdog(WAIT_SECONDS, tell) as ranks.watchdog:
+        with Watchdog(WAIT_SECONDS, tell) as ranks.watchdog, witnessed(ranks, where):
             yield
     except BaseException as error:
         if not getattr(error, "agreed", False):
