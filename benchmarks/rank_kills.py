@@ -15,6 +15,7 @@ run that was never killed, on one process.
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import random
@@ -100,7 +101,8 @@ class Session:
         while self.process.poll() is None or self.processes():
             if time.monotonic() - began > LONGEST:
                 for process in self.processes().values():
-                    os.kill(process, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
                 self.process.wait()
                 return None
             time.sleep(0.003)
@@ -121,12 +123,16 @@ def kill_once(session, moment, victim, rng, start):
         time.sleep(rng.uniform(0, 0.05))
     else:
         reached = session.await_(lambda: session.stopped(0))
-    process = session.processes().get(victim) if reached else None
-    if process is not None:
-        os.kill(process, signal.SIGKILL)
-    if moment == "save" and victim and reached:
-        os.kill(session.processes()[0], signal.SIGCONT)
-    return process
+    processes = session.processes() if reached else {}
+    try:
+        os.kill(processes[victim], signal.SIGKILL)
+    except (KeyError, ProcessLookupError):  # it ended meanwhile
+        return None
+    finally:
+        if moment == "save" and 0 in processes:
+            with contextlib.suppress(ProcessLookupError):  # mpiexec may have been quicker
+                os.kill(processes[0], signal.SIGCONT)
+    return processes[victim]
 
 
 def table(rows):
@@ -200,6 +206,8 @@ def main():
             row = rows["first" if victim == 0 else "other", moment]
             if killed:
                 result["kills"] += 1
+                if result["kills"] % 10 == 0:
+                    print(f"{result['kills']} kills", file=sys.stderr)
                 row["seconds"].append(seconds)
                 hit.add(("first" if victim == 0 else "other", moment))
                 if seconds is None:

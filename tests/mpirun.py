@@ -50,7 +50,11 @@ def begin(folder, ranks, model, *arguments, code=None):
 
 def finish(process, exit_code=0):
     """What it said, at its end."""
-    out, _ = process.communicate(timeout=120)
+    try:
+        out, _ = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     assert process.returncode == exit_code, out
     return out
 

@@ -5,13 +5,18 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
+import numpy as np
 import pytest
 from mpirun import FEMTOGPT, MPIEXEC, all_ended, begin, fill, finish, in_proc, mpi, processes
-from small import environment
+from small import environment, fresh_model, some_run
 
 from femtogpt import checkpoint
+from femtogpt.errors import FemtoError
+from femtogpt.ranks import Ranks
+from femtogpt.trainer import Trainer
 from femtogpt.watchdog import Watchdog
 
 
@@ -55,10 +60,11 @@ def test_a_rank_that_stands_still_is_told_of_by_the_other(folder):
     until_steps(folder, run, "stood.log")
     victim = processes("stood")[1]
     os.kill(victim, signal.SIGSTOP)
-    try:
-        line = next(line for line in run.stdout if "has waited" in line)
-    finally:
-        os.kill(victim, signal.SIGCONT)
+    alarm = threading.Timer(60, os.kill, (victim, signal.SIGCONT))  # if no line should ever come
+    alarm.start()
+    line = next(line for line in run.stdout if "has waited" in line)
+    alarm.cancel()
+    os.kill(victim, signal.SIGCONT)
     assert re.search(r"femtogpt: process [01] of 2, on \S+, has waited \d+ s for the others in the "
                      r"\w+.*, after step \d+$", line)
     finish(run)
@@ -115,6 +121,21 @@ def test_nan_on_one_alone_is_told_once_by_all(folder, where):
     assert ("gradient of" if where == "gradient" else "the tensor optimizer.") in out
     found = checkpoint.load(folder / model).step
     assert found == 6 if where == "moment" else 0 < found < 20
+
+
+class BesideAnother(Ranks):
+    """One that is alone, but hears of another's step 99."""
+
+    def told(self, facts):
+        return [facts, {**facts, "step": 99}]
+
+
+def test_no_rank_goes_back_to_another_file_than_the_others(tmp_path):
+    run = some_run(optimizer="adamw", learning_rate=1e30, on_nan="rollback")
+    tokens = np.arange(200) % 12
+    trainer = Trainer(fresh_model(), run, tokens, [], tmp_path / "m", ranks=BesideAnother())
+    with pytest.raises(FemtoError, match="not the same file for all"):
+        list(trainer)
 
 
 @mpi
