@@ -4,6 +4,7 @@
 
 A moment is before or after a write, an fsync, a rename, a link or an unlink of durable.py, and
 in the middle of a write. The kill is a real one (SIGKILL): nothing is flushed or cleaned up.
+With FEMTOGPT_FAULT=SIGSTOP it stands still at that moment instead, for another to kill.
 """
 
 import builtins
@@ -15,6 +16,7 @@ from femtogpt import durable
 from femtogpt.cli import main
 
 CALLS = ("fsync", "replace", "link", "unlink", "open")
+SIGNAL = getattr(signal, os.environ.get("FEMTOGPT_FAULT", "SIGKILL"))
 left = 0
 
 
@@ -22,7 +24,7 @@ def moment():
     global left
     left -= 1
     if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), SIGNAL)
 
 
 def between_moments(function):

@@ -107,6 +107,16 @@ def fresh_state(config, kind):
     return OptimizerState(kind, np.zeros(size, np.float32), np.zeros(second, np.float32))
 
 
+def keep_own(state, own):
+    """Lets go of the moments outside own, one of ownership's ranges: what was never written takes
+    no memory, and reads as zero."""
+    for name in ("m", "v"):
+        moment = getattr(state, name)
+        kept = np.zeros(moment.size, np.float32)
+        kept[own[0] : own[1]] = moment[own[0] : own[1]]
+        setattr(state, name, kept)
+
+
 def ownership(config, kind, ranks):
     """Which of `ranks` processes updates what: a (start, stop) of the flat vector for each, in
     order, that share the work evenly; of a tiny model some get nothing. What Muon turns as a whole

@@ -6,16 +6,15 @@ rest from the others. What they decide (to stop, to save) they decide together, 
 waits for what another does not send.
 """
 
+import functools
 import itertools
 import json
-import os
+from contextlib import nullcontext
 
 import numpy as np
 
 from .errors import FemtoError
-
-# What mpiexec (MPICH, Open MPI) and srun tell a process of how many it is one.
-SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+from .launch import launched
 
 
 def cut(count, parts):
@@ -28,6 +27,7 @@ class Ranks:
     """rank of size. The one that is alone needs no MPI and sends nothing."""
 
     rank, size, here = 0, 1, 1  # here: how many there are on this machine
+    first_here = True  # whether it is the first of those
 
     @property
     def first(self):
@@ -62,6 +62,10 @@ class Ranks:
         """The first rank's list of numbers, by all."""
         return values
 
+    def decided_here(self, value):
+        """As decided, of one value by the first on this machine."""
+        return value
+
     def highest(self, value):
         """The highest of all ranks' numbers."""
         return value
@@ -74,14 +78,29 @@ class Ranks:
         """Ends all processes, at once."""
 
 
+def _waits_in(what):
+    """Has a method of MPIRanks, which waits for other ranks, say so to the watchdog."""
+    def wrap(method):
+        @functools.wraps(method)
+        def waiting(self, *arguments):
+            with self.watchdog.over(what) if self.watchdog else nullcontext():
+                return method(self, *arguments)
+        return waiting
+    return wrap
+
+
 class MPIRanks(Ranks):
-    """Ranks of an MPI communicator."""
+    """Ranks of an MPI communicator. watchdog: a Watchdog that looks after their waits, or None."""
+
+    watchdog = None
 
     def __init__(self, mpi):
         self.mpi, self.world = mpi, mpi.COMM_WORLD
         self.rank, self.size = self.world.rank, self.world.size
-        self.here = self.world.Split_type(mpi.COMM_TYPE_SHARED).size
+        self._machine = self.world.Split_type(mpi.COMM_TYPE_SHARED)
+        self.here, self.first_here = self._machine.size, self._machine.rank == 0
 
+    @_waits_in("the exchange of losses")
     def gather(self, values, count):
         found = np.empty(count)
         runs = cut(count, self.size)
@@ -93,9 +112,11 @@ class MPIRanks(Ranks):
     def _runs(self, owners):
         return [stop - start for start, stop in owners], [start for start, _ in owners]
 
+    @_waits_in("the exchange of parameters")
     def share(self, flat, owners):
         self.world.Allgatherv(self.mpi.IN_PLACE, [flat, *self._runs(owners), self.mpi.FLOAT])
 
+    @_waits_in("the exchange of the gradient's norm")
     def share_squares(self, squares, owners):
         counts, _ = self._runs(owners)
         found, places = np.empty(sum(counts)), np.cumsum([0, *counts])
@@ -105,6 +126,7 @@ class MPIRanks(Ranks):
         for (start, stop), place in zip(owners, places, strict=False):
             squares[start:stop] = found[place : place + stop - start]
 
+    @_waits_in("the save")
     def collect(self, flat, owners):
         start, stop = owners[self.rank]
         if self.first:
@@ -112,6 +134,7 @@ class MPIRanks(Ranks):
         else:
             self.world.Gatherv([flat[start:stop], self.mpi.FLOAT], None)
 
+    @_waits_in("the sum of gradients")
     def exchange(self, sent, received, owners):
         waiting = []
         for q, rows in enumerate(received):
@@ -122,12 +145,19 @@ class MPIRanks(Ranks):
                             for tag, row in enumerate(sent)]
         self.mpi.Request.Waitall(waiting)
 
+    @_waits_in("hearing what the first one decides")
     def decided(self, values):
         return self.world.bcast(values)
 
+    @_waits_in("hearing what the first one here decides")
+    def decided_here(self, value):
+        return self._machine.bcast(value)
+
+    @_waits_in("the question whether to stop")
     def highest(self, value):
         return self.world.allreduce(value, self.mpi.MAX)
 
+    @_waits_in("hearing what each one tells")
     def told(self, facts):
         return [json.loads(text) for text in self.world.allgather(json.dumps(facts))]
 
@@ -136,11 +166,6 @@ class MPIRanks(Ranks):
 
 
 ALONE = Ranks()
-
-
-def launched():
-    """Whether mpiexec or srun started this process as one of several."""
-    return any(os.environ.get(name, "1") != "1" for name in SIZES)
 
 
 def find():

@@ -15,7 +15,7 @@ from .data import count_tokens, draw_batch, spread_windows, unigram_entropy
 from .divergence import UNKNOWN_PLACE, Diverged, first_bad_place
 from .errors import FemtoError
 from .looks import LONGEST_SAMPLE, Look, changes, gradient_norms, matrices, with_look
-from .optimizer import DECAY, fresh_state, learning_rate, ownership, update
+from .optimizer import DECAY, fresh_state, keep_own, learning_rate, ownership, update
 from .parallel import Engine
 from .ranks import ALONE
 from .run import begin, comparable_from
@@ -91,6 +91,12 @@ class Trainer:
         self._whole = True  # not in the middle of an update
         self._best, self._best_saved = None, True  # the best of this session; of others, on disk
         self._saved_step = None
+        self._keep_own()
+
+    def _keep_own(self):
+        """The moments of parameters that other ranks update need not take memory here."""
+        if self.ranks.size > 1:
+            keep_own(self.model.optimizer, self._owners[self.ranks.rank])
 
     def __iter__(self):
         model = self.model
@@ -192,6 +198,10 @@ class Trainer:
         self.ranks.told({})  # all wait here until the first one has saved
         model, run, reached = self.model, self.run, self.model.step
         good = checkpoint.load(self.path)
+        steps = {told["step"] for told in self.ranks.told({"step": good.step})}
+        if len(steps) > 1:
+            raise FemtoError(f"{self.path} is not the same file for all processes: --on-nan "
+                             "rollback needs a folder that they share")
         model.parameters, model.step, model.history = good.parameters, good.step, good.history
         model.optimizer, model.recovered = good.optimizer, good.recovered
         self.run = replace(run, learning_rate=run.learning_rate / 2, min_lr=run.min_lr / 2,
@@ -251,18 +261,24 @@ class Trainer:
             for moment in (state.m, state.v):
                 self.ranks.collect(moment, [(min(start, moment.size), min(stop, moment.size))
                                             for start, stop in self._owners])
-        if not self.ranks.first:
-            self._saved_step = self.model.step
-            return
+        # All hear of a model that is none to save: they go back together, or end together.
+        bad, = self.ranks.decided([self._write() if self.ranks.first else None])
+        if bad:
+            self._diverge(f"at step {self.model.step}", f"the tensor {bad}")
+        self._saved_step = self.model.step
+        self._keep_own()
+
+    def _write(self):
+        """Writes what save() is to write; the name of a tensor that is not finite, if one is."""
         try:
             if not self._best_saved:  # first: its step is not trained again if we die in between
                 checkpoint.save(self._best, best_path(self.path))
                 self._best_saved = True
             if self._saved_step != self.model.step:
                 checkpoint.save(self.model, self.path)
-                self._saved_step = self.model.step
         except checkpoint.NotFinite as error:
-            self._diverge(f"at step {self.model.step}", f"the tensor {error.name}")
+            return error.name
+        return None
 
 
 def best_path(path):

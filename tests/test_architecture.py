@@ -22,7 +22,8 @@ LEVELS = [
      "inspection", "search", "surgery", "exchange"},
     {"about", "checkpoint", "damage", "durable", "looks", "run", "curve", "model", "data", "cache",
      "parallel", "ranks", "optimizer"},
-    {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "webpage", "errors"},
+    {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "launch", "watchdog",
+     "webpage", "errors"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 LONGEST = 330  # lines of a file
@@ -159,7 +160,7 @@ def test_every_folder_is_installed():
 
 def test_every_command_has_its_file_and_every_file_its_command():
     shared = {"__init__", "colours", "interactive", "logs", "options", "progress", "ranks",
-              "signals", "streaming"}
+              "signals", "streaming", "witness"}
     commands = {path.stem for path in (PACKAGE / "cli").glob("*.py")} - shared
     assert set(COMMANDS.values()) == commands
     for name, module in COMMANDS.items():

@@ -1,9 +1,9 @@
 """Ranks: the same bytes with any number of them, and one that fails ends all.
 
-The tests of whole trainings need mpiexec and mpi4py: pip install 'femtogpt[mpi]'.
+More faults are in test_rank_faults.py. The tests of whole trainings need mpiexec and mpi4py:
+pip install 'femtogpt[mpi]'.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -11,31 +11,23 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
-from small import ROOT, SIZES, environment, text
+from mpirun import all_ended, begin, fill, finish, in_proc, mpi, processes
+from small import environment, fresh_model, some_run, text
 
 from femtogpt import checkpoint
 from femtogpt.config import GPTConfig
 from femtogpt.errors import FemtoError
+from femtogpt.launch import SIZES as SIZE_VARIABLES
 from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, ownership, sum_tree, update
 from femtogpt.parallel import Branches, Engine
-from femtogpt.ranks import SIZES as SIZE_VARIABLES
 from femtogpt.ranks import Ranks, cut, find
 from femtogpt.tensors import MUON_FIELDS, count_parameters, ranges
-
-MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join(
-    [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
-mpi = pytest.mark.skipif(MPIEXEC is None or importlib.util.find_spec("mpi4py") is None,
-                         reason="needs mpiexec and mpi4py")
-TRAIN = [sys.executable, "-m", "femtogpt", "train", "--dropout=0.1", "--batch-size=8",
-         "--val-fraction=0.1", "--eval-every=10"]
-
+from femtogpt.trainer import Trainer
 
 # ---- one process: who does what
 
@@ -112,6 +104,21 @@ def test_updates_of_parts_are_the_update_of_all(kind):
         np.testing.assert_array_equal(parts, whole)
 
 
+def test_each_keeps_its_own_moments_and_lets_go_of_the_rest(tmp_path):
+    model = fresh_model()
+    for rank in (0, 1):
+        for kind in OPTIMIZERS:
+            model.optimizer = fresh_state(model.config, kind)
+            model.optimizer.m[:] = 1
+            model.optimizer.v[:] = 1
+            Trainer(model, some_run(optimizer=kind), np.zeros(99), [], ranks=OneOf(rank, 2))
+            start, stop = ownership(model.config, kind, 2)[rank]
+            for moment in (model.optimizer.m, model.optimizer.v):
+                owned = np.zeros(moment.size)
+                owned[start:stop] = 1
+                np.testing.assert_array_equal(moment, owned)
+
+
 def test_mpi_is_not_imported_unless_started_as_one_of_several():
     code = ("import sys; from femtogpt.cli import main; from femtogpt.ranks import find; "
             "assert find().size == 1; assert 'mpi4py' not in sys.modules")
@@ -132,27 +139,7 @@ def test_several_without_mpi4py_say_so(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """dataset.txt, and start-OPTIMIZER models."""
-    folder = tmp_path_factory.mktemp("ranks")
-    (folder / "dataset.txt").write_text(text(6000))
-    subprocess.run([sys.executable, "-m", "femtogpt", "init", "--tokenizer=char", *SIZES,
-                    "--num-layers=2", "--num-tokens=64", "--model=start"],
-                   cwd=folder, check=True, env=environment(), stdout=subprocess.DEVNULL)
-    return folder
-
-
-def begin(folder, ranks, model, *arguments):
-    """mpiexec -n ranks femtogpt train, as a process."""
-    return subprocess.Popen(
-        [MPIEXEC, "-n", str(ranks), *TRAIN, f"--model={model}", *arguments], cwd=folder,
-        env=environment(PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True)
-
-
-def finish(process, exit_code=0):
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == exit_code, out
-    return out
+    return fill(tmp_path_factory.mktemp("ranks"))
 
 
 def digest(folder, model):
@@ -193,21 +180,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(folder):
     assert digest(folder, "once") == digest(folder, "parts")
 
 
-def processes(model):
-    """The ids of the ranks that train a model, in the order of their start (Linux)."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (place / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if f"--model={model}".encode() in command and b"mpiexec" not in command[0]:
-            found.append(int(place.name))
-    return sorted(found)
-
-
 @mpi
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for ranks in /proc")
+@in_proc
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_killed_ends_all_and_loses_nothing(folder, rank):
     model = f"killed{rank}"
@@ -222,10 +196,10 @@ def test_a_rank_that_is_killed_ends_all_and_loses_nothing(folder, rank):
     began = time.monotonic()
     out, _ = run.communicate(timeout=60)
     assert run.returncode != 0 and time.monotonic() - began < 30
-    assert str(victim) in out or "KILLED" in out.upper()
+    assert f"process {rank} of 2" in next(line for line in out.splitlines() if "a word" in line)
     step = checkpoint.load(folder / model).step
     assert step >= 10 and step % 5 == 0
-    assert not processes(model)
+    assert all_ended(model)
 
 
 @mpi
@@ -240,17 +214,28 @@ def test_what_one_rank_cannot_do_ends_all_with_its_name(folder):
 
 @mpi
 def test_ranks_that_differ_are_refused_with_what_differs(folder):
-    """The second gets another seed, by a shell that asks which it is."""
-    shutil.copy(folder / "start", folder / "unlike")
-    script = ('exec "$0" "$@" --seed=$((5 + ${PMI_RANK:-${OMPI_COMM_WORLD_RANK}}))')
-    done = subprocess.run(
-        [MPIEXEC, "-n", "2", "sh", "-c", script, *TRAIN, "--model=unlike", "--steps=5"],
-        cwd=folder, env=environment(), capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1
-    said = done.stdout + done.stderr
-    assert said.count("process 1 of 2 differs from the first: seed 6 is not 5") == 1
-    assert "Traceback" not in said
-    assert checkpoint.load(folder / "unlike").step == 0
+    """The second is of another version and gets another seed, text, model and time to save."""
+    shutil.copy(folder / "start", folder / "unlike0")
+    trained = checkpoint.load(folder / "start")
+    trained.step, trained.history.losses = 7, [1.0] * 7
+    trained.parameters[0] += 1
+    checkpoint.save(trained, folder / "unlike1")
+    for rank in (0, 1):
+        (folder / f"text{rank}").write_text(text(6000, seed=rank))
+    code = """if True:
+        import femtogpt, sys
+        if rank == 1:
+            femtogpt.__version__ = "99"
+        sys.argv += [f"--model=unlike{rank}", f"--seed={5 + rank}", f"--dataset=text{rank}",
+                     f"--save-every={10 + rank}"]"""
+    out = finish(begin(folder, 2, "unlike", "--until-step=20", code=code), 1)
+    assert out.count("process 1 of 2 differs from the first: femtogpt 99 is not 0.") == 1
+    for what in ("step 7 is not 0", "seed 6 is not 5", "save_every 11 is not 10"):
+        assert f"; {what}" in out
+    assert re.search("; model [0-9a-f]{16} is not ", out)
+    assert re.search("; data [0-9a-f]+ is not ", out)
+    assert "Traceback" not in out
+    assert checkpoint.load(folder / "unlike0").step == 0
 
 
 @mpi

@@ -12,6 +12,7 @@ import click
 
 from .. import __version__
 from ..errors import FemtoError
+from ..launch import launched, launched_first
 from .options import COMPLETE, say
 
 # What is listed under --help, in the order of use: heading -> name -> module.
@@ -137,7 +138,8 @@ Environment:
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="femtogpt")
-def main():
+@click.pass_context
+def main(context):
     """Train a small language model on an ordinary computer.
 
     \b
@@ -147,3 +149,9 @@ def main():
       femtogpt train --steps 600
       femtogpt generate --prompt "bad"
     """
+    command = context.invoked_subcommand
+    if command != "train" and launched():
+        if launched_first():
+            say_error(f"`femtogpt {command}` is one process, not one of several: start it without "
+                      "mpiexec or srun, which are for train")
+        sys.exit(2)

@@ -105,7 +105,9 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
     ranks = find_ranks()
     if not ranks.first:
         silence()
-    with together(ranks), lock(model) if ranks.first else nullcontext():
+    loaded = None
+    with (together(ranks, lambda: loaded and loaded.step),
+          lock(model) if ranks.first else nullcontext()):
         ranks.told({})  # until the first one has the lock
         loaded = load_model(model)
         texts = find_texts(datasets)
@@ -121,7 +123,8 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
         _warn_of_unknown(loaded, tokens)
         if reset_optimizer:
             loaded.optimizer = None
-        require_alike(ranks, loaded, run, training)
+        require_alike(ranks, loaded, run, training, save_every=save_every, seconds=seconds,
+                      until_loss=until_loss)
         began = loaded.step
         with stop_signals() as stop:  # until here there is nothing to save
             trainer = Trainer(loaded, run, training, validation, model, threads, save_every,
@@ -130,12 +133,15 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
             say(f"{model}: step {began} -> {run.last_step}, {len(training):,} tokens to train on, "
                 f"{_held_back(run, tokens, validation)}, {run.optimizer}, seed {run.seed}")
             say_if_compiling()
+            ended = False
             try:
                 if not ranks.highest(stop.signal or 0):
                     _train(trainer, stop, sample_every,
                            {"json_lines": log, "table": csv, "tensorboard": tensorboard})
+                ended = True
             finally:
-                if loaded.step > began:
+                # To save takes all of several: one that failed would wait for the others.
+                if loaded.step > began and (ended or ranks.size == 1):
                     trainer.save()
     if loaded.step > began and ranks.first:
         _conclude(trainer, training)
