@@ -22,10 +22,11 @@ BUSY = 0.8  # of its processors' time: with less, the machine did other work
 @click.option("--model", type=FILE, help="A model there is already, instead of a shape.")
 @shape_options
 @click.option("--batch-size", type=click.IntRange(1, 65536), help="[default: 32]")
+@click.option("--accumulate", type=click.IntRange(1, 65536), help="As for train. [default: 1]")
 @threads_option
 @json_option
 @click.pass_context
-def command(context, model, kind, batch_size, threads, as_json, **options):
+def command(context, model, kind, batch_size, accumulate, threads, as_json, **options):
     """Tell what training a shape takes, before it is trained.
 
     \b
@@ -48,18 +49,20 @@ def command(context, model, kind, batch_size, threads, as_json, **options):
         tokenizer, config = make_shape(kind, options)
         run = None
     batch_size = batch_size or (run.batch_size if run else 32)
+    accumulate = accumulate or (run.accumulate if run else 1)
+    sequences = accumulate * batch_size
     optimizer = run.optimizer if run else OPTIMIZER[config.recipe]
     say_if_compiling()
-    step = step_time(config, batch_size, optimizer, threads)
+    step = step_time(config, batch_size, optimizer, threads, accumulate=accumulate)
     values = {
         "parameters": count_parameters(config),
-        "memory_to_train_bytes": memory_to_train(config, batch_size, threads),
+        "memory_to_train_bytes": memory_to_train(config, batch_size, threads, accumulate),
         "file_bytes": file_bytes(config, optimizer),
         "seconds_a_step": step.seconds,
         "timed": "steps" if step.whole else "parts of a step",
         "share_of_processors": step.share,
-        "tokens_per_second": batch_size * config.num_tokens / step.seconds,
-        "compute_optimal_steps": compute_optimal_steps(config, batch_size),
+        "tokens_per_second": sequences * config.num_tokens / step.seconds,
+        "compute_optimal_steps": compute_optimal_steps(config, sequences),
         "steps_left": max(0, run.last_step - loaded.step) if run else None,
         "log": nearest_in_log(count_parameters(config)),
     }
@@ -71,7 +74,8 @@ def command(context, model, kind, batch_size, threads, as_json, **options):
     click.echo(f"  memory to train: about {values['memory_to_train_bytes'] / 1e6:,.0f} MB")
     click.echo(f"  model file: {values['file_bytes'] / 1e6:,.1f} MB in training, and up to three "
                "times that on disk while it is saved")
-    click.echo(f"  a step: {_time(step.seconds)} (batch {batch_size}, {optimizer}; "
+    batch = batch_size if accumulate == 1 else f"{accumulate} x {batch_size}"
+    click.echo(f"  a step: {_time(step.seconds)} (batch {batch}, {optimizer}; "
                f"{values['tokens_per_second']:,.0f} tokens/s), timed by {values['timed']}")
 
     def told(what, steps, more=""):
@@ -95,7 +99,7 @@ def command(context, model, kind, batch_size, threads, as_json, **options):
 
 def _refuse_shape(context):
     for parameter in context.command.params:
-        if (parameter.name not in ("model", "batch_size", "threads", "as_json")
+        if (parameter.name not in ("model", "batch_size", "accumulate", "threads", "as_json")
                 and context.get_parameter_source(parameter.name) == ParameterSource.COMMANDLINE):
             raise click.UsageError(f"{parameter.opts[0]} is for a model that is yet to be made; "
                                    "--model has its own shape: give one of them")
