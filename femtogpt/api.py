@@ -184,7 +184,7 @@ def train(model: GPT, dataset: str | PathLike | list, steps: int | None = None, 
           **options: Any) -> Iterator[Record]:
     """Trains a model, yielding a Record a step.
 
-    dataset: a text file, a folder of them, or a list of those. steps: of a new run; None
+    dataset: a text file, a folder of them, or a list of those; or files of tokens. steps: of a new run; None
     finishes the run that was cut off, else 100,000. path: where to save, every save_every steps or
     30 seconds, and at the end; None: nowhere. seconds: end after about this long. options: those
     of `femtogpt train`: dropout, batch_size, learning_rate, min_lr, warmup_steps, decay_steps,

@@ -20,6 +20,7 @@ LEVELS = [
     {"experiment", "trainer", "session", "divergence", "sampler", "decoder", "scoring", "diagnosis",
      "estimate", "quickstart", "inspection", "search", "surgery", "exchange"},
     {"about", "checkpoint", "damage", "durable", "looks", "run", "curve", "model", "data", "cache",
+     "token_files",
      "parallel", "ranks", "optimizer"},
     {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "webpage", "errors"},
 ]

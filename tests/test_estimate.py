@@ -127,6 +127,11 @@ def test_the_command(tmp_path, monkeypatch):
     assert values["parameters"] == checkpoint.load("model.safetensors").parameters.size
     assert values["tokens_per_second"] * values["seconds_a_step"] == pytest.approx(
         8 * femtogpt.load("model.safetensors").config.num_tokens)
+    more = json.loads(asked("--model=model.safetensors", "--accumulate=3", "--json").stdout)
+    assert more["tokens_per_second"] * more["seconds_a_step"] == pytest.approx(3 * 8 * 8)
+    assert more["memory_to_train_bytes"] >= values["memory_to_train_bytes"]
+    assert more["compute_optimal_steps"] * 3 - values["compute_optimal_steps"] in (0, 1, 2)
+    assert "(batch 3 x 8, " in asked("--model=model.safetensors", "--accumulate=3").stdout
 
 
 def test_a_shape_or_a_model():

@@ -119,7 +119,7 @@ def test_of_many_passes_few_sums_wait(each):
         assert rows <= each + 2 * np.log2(1000 * each / 7)
 
 
-@pytest.mark.parametrize("batch_size, accumulate", [(12, 1), (5, 3), (2, 7)])
+@pytest.mark.parametrize("batch_size, accumulate", [(36, 1), (5, 3), (2, 7)])
 def test_ranks_and_threads_get_the_gradient_of_one(batch_size, accumulate):
     """Ranks are threads here, each with an Engine of some threads."""
     config = GPTConfig(17, 80, 24, 2, 2)
@@ -269,9 +269,17 @@ def test_any_number_of_ranks_gives_the_same_bytes(folder, optimizer, accumulate,
 def test_a_run_goes_on_with_another_number_of_ranks(folder):
     for model in ("once", "parts"):
         shutil.copy(folder / "start", folder / model)
-    finish(begin(folder, 1, "once", "--steps=24", "--accumulate=3"))
+    """On files of tokens, each process its own windows of them."""
+    files = []
+    for part in ("a", "b", "c"):
+        (folder / part).write_text(text(1500 + ord(part), seed=ord(part)))
+        files.append(f"--dataset={part}.tokens")
+        subprocess.run([sys.executable, "-m", "femtogpt", "tokenize", "--model=start", "--binary",
+                        f"--dataset={part}", f"--output={part}.tokens"], cwd=folder, check=True,
+                       env=environment(), stderr=subprocess.DEVNULL)
+    finish(begin(folder, 1, "once", "--steps=24", "--accumulate=3", *files))
     first = begin(folder, 2, "parts", "--steps=24", "--accumulate=3", "--log=log",
-                  "--save-every=1000000")
+                  "--save-every=1000000", *files)
     while not (folder / "log").exists() or (folder / "log").read_text().count("\n") < 3:
         assert first.poll() is None, finish(first)
         time.sleep(0.01)
@@ -280,7 +288,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(folder):
     stopped = finish(first, 143)
     assert stopped.count("saved at step") == 1
     assert 3 <= checkpoint.load(folder / "parts").step < 24 or "step 24" in stopped
-    finish(begin(folder, 3, "parts"))
+    finish(begin(folder, 3, "parts", *files))
     assert digest(folder, "once") == digest(folder, "parts")
 
 

@@ -222,7 +222,7 @@ def _conclude(trainer, training):
     recent = model.history.losses[-20:]
     loss = sum(recent) / len(recent)
     counts = count_tokens(training, model.config.vocab_size)
-    bits = loss / math.log(2) * len(training) / count_bytes(model.tokenizer, counts)
+    bits = loss / math.log(2) * int(counts.sum()) / count_bytes(model.tokenizer, counts)
     what = "letter" if model.tokenizer.name != "bpe" else "token"
     line = (f"step {model.step}: loss {loss:.4f} nats a token (perplexity {math.exp(loss):.2f}, "
             f"{bits:.2f} bits per byte); guessing by {what} frequency alone would give "
