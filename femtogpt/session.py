@@ -13,9 +13,9 @@ def prepare(model, texts, run=None, *, steps=None, until_step=None, changed_data
     """(run, tokens, training, validation), for a Trainer.
 
     texts: what find_texts found, texts or files of tokens. run: one planned before; None: it is
-    planned. steps, until_step, changed_data, options: as in run.plan. warn: as in encode_texts. watch: makes,
-    of the word for what takes long, a context manager that yields a callback(bytes done,
-    bytes in all). Raises FemtoError where the texts, the model and the options do not go
+    planned. steps, until_step, changed_data, options: as in run.plan. warn: as in encode_texts.
+    watch: makes, of the word for what takes long, a context manager that yields a callback(bytes
+    done, bytes in all). Raises FemtoError where the texts, the model and the options do not go
     together.
     """
     with watch("reading") as progress:

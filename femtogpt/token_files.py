@@ -115,8 +115,8 @@ def read_header(path):
         (vocab_size,) = header["counts"]["shape"]
         ends = [header[name]["data_offsets"][1] for name in ("tokens", "counts")]
         narrowest = np.min_scalar_type(vocab_size - 1)
-        sound = (np.dtype(dtype) == narrowest and type(count) is type(vocab_size) is int and count > 0 and vocab_size > 0
-                 and ends[0] == count * np.dtype(dtype).itemsize
+        sound = (type(count) is type(vocab_size) is int and count > 0 and vocab_size > 0
+                 and np.dtype(dtype) == narrowest and ends[0] == count * np.dtype(dtype).itemsize
                  and ends[1] == -(-ends[0] // 8) * 8 + 8 * vocab_size
                  and size == 8 + length + ends[1])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
