@@ -36,6 +36,12 @@ def lineage_tree(model):
     return hidden, lines
 
 
+def _batch(run):
+    """As it was asked for: 32, or 4 x 8."""
+    parts = run.get("accumulate", 1)
+    return f"{parts} x {run['batch_size']}" if parts != 1 else run["batch_size"]
+
+
 def _told(entry, model):
     """(what was done, a line on it). A file from elsewhere may hold anything."""
     try:
@@ -44,7 +50,7 @@ def _told(entry, model):
             unfinished = e is model.run and model.step < e["last_step"]
             return what, (f"run: step {e['first_step']} to {e['last_step']}"
                           f"{f', now at {model.step}' if unfinished else ''}; {e['optimizer']}, "
-                          f"batch {e['batch_size']}, dropout {e['dropout']}")
+                          f"batch {_batch(e)}, dropout {e['dropout']}")
         if what == "init_with":
             changes = ", ".join(f"{name.replace('_', ' ')} {before} -> {after}"
                                 for name, (before, after) in e["changes"].items())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import cache
+from . import cache, token_files
 from .errors import FemtoError
 from .tokenizer.protocol import Unspellable
 
@@ -19,14 +19,19 @@ LINE_STARTS = 0.5  # the share of windows that begin with a line (0 and 1: docs/
 
 
 class Text(NamedTuple):
-    """A document: its file and size in bytes; and its content, where that is read but once."""
+    """A document: its file and size in bytes; its content, where that is read but once; its header,
+    where it is a file of tokens."""
 
     path: Path
     size: int
     content: bytes | None = None
+    tokens: token_files.TokenFile | None = None
 
     def blocks(self):
         """Its bytes, up to 1 MiB at a time. Raises FemtoError where the file cannot be read."""
+        if self.tokens is not None:
+            raise FemtoError(f"dataset {self.path} is a file of tokens, which `train` alone reads: "
+                             "name the text it was made from")
         if self.content is not None:
             yield self.content
             return
@@ -50,25 +55,25 @@ def find_texts(paths, option="--dataset"):
     """The documents of the given files and folders, as a list of Text.
 
     A folder stands for every regular text file below it, sorted by path; a file with a
-    NUL byte in its first 8 KiB is taken for binary and passed over there. Raises
-    FemtoError for what is missing, unreadable or holds no text; option: what to name there.
+    NUL byte in its first 8 KiB is taken for binary and passed over there. Where it has no text
+    file it stands for its files of tokens. Raises FemtoError for what is missing, unreadable or
+    holds no text; option: what to name there.
     """
     texts = []
     for path in map(Path, paths):
         try:
             if path.is_dir():
                 files = sorted(f for f in path.rglob("*") if f.is_file() and not f.is_symlink())
-                found = [Text(f, f.stat().st_size) for f in files if _is_text(f)]
+                found = ([Text(f, f.stat().st_size) for f in files if _is_text(f)]
+                         or [text for text in map(_file, files) if text.tokens])
                 if not found:
                     raise FemtoError(f"dataset {path}: the folder holds no text file")
                 texts += found
             else:
-                with open(path, "rb") as file:  # it can be: seen now, before long work
-                    content = None if path.is_file() else file.read()  # a pipe is read once
-                size = path.stat().st_size if content is None else len(content)
-                if not size:
+                text = _file(path)
+                if not text.size:
                     raise FemtoError(f"dataset {path} is empty")
-                texts.append(Text(path, size, content))
+                texts.append(text)
         except FileNotFoundError:
             raise FemtoError(
                 f"dataset {path} does not exist: name a text file or folder with {option}, or "
@@ -77,6 +82,14 @@ def find_texts(paths, option="--dataset"):
         except OSError as error:
             raise FemtoError(f"dataset {path} cannot be read: {error.strerror}") from None
     return texts
+
+
+def _file(path):
+    """The Text of a file, which is seen now to be readable, before long work."""
+    if path.is_file():
+        return Text(path, path.stat().st_size, None, token_files.read_header(path))
+    content = path.read_bytes()  # a pipe is read once
+    return Text(path, len(content), content)
 
 
 def _is_text(path):
@@ -108,12 +121,16 @@ class _Reading:
 
 
 def fingerprint(texts, progress=None):
-    """A hash (hex) that tells whether a run goes on with the texts it began with.
+    """A hash (hex) that tells whether a run goes on with the texts it began with; files of tokens
+    have theirs in their headers.
 
     progress: called with the bytes read so far and all there are.
     """
     reading = _Reading(texts, progress)
     for text in texts:
+        if text.tokens is not None:
+            reading.digest.update(text.tokens.digest)
+            continue
         for _ in reading.blocks(text):
             pass
     return reading.digest.hexdigest()
@@ -164,6 +181,7 @@ class Stretches:
         """bounds: (begin, end) of each stretch, in order."""
         self.parts = [tokens[begin:end] for begin, end in bounds]
         self._tokens = tokens
+        self.counts = getattr(tokens, "counts", None)
         lengths = [len(part) for part in self.parts]
         self._ends = np.cumsum(lengths)
         self._shifts = np.array([begin for begin, _ in bounds]) - (self._ends - lengths)
@@ -177,14 +195,20 @@ class Stretches:
 
 
 def blocks(tokens):
-    """An array of tokens, or Stretches, as arrays of up to 2**20."""
-    for part in getattr(tokens, "parts", [tokens]):
-        for i in range(0, len(part), BLOCK):
-            yield part[i : i + BLOCK]
+    """An array of tokens, Stretches or Joined, as arrays of up to 2**20."""
+    if hasattr(tokens, "parts"):
+        for part in tokens.parts:
+            yield from blocks(part)
+        return
+    for i in range(0, len(tokens), BLOCK):
+        yield tokens[i : i + BLOCK]
 
 
 def count_tokens(tokens, vocab_size):
-    """How often each token occurs in tokens, an array or Stretches: (V,) int64."""
+    """How often each token occurs in tokens, an array or Stretches: (V,) int64. Of files of tokens
+    it is what they say, also of what is held back of them."""
+    if getattr(tokens, "counts", None) is not None:
+        return tokens.counts
     counts = np.zeros(vocab_size, np.int64)
     for block in blocks(tokens):  # bincount makes them int64
         counts += np.bincount(block, minlength=len(counts))

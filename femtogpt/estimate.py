@@ -41,21 +41,22 @@ def file_bytes(config, optimizer):
 
 
 def compute_optimal_steps(config, batch_size):
-    """Steps after which it has seen TOKENS_PER_PARAMETER tokens a parameter."""
+    """Steps, of batch_size sequences each, to have seen TOKENS_PER_PARAMETER tokens a parameter."""
     tokens = TOKENS_PER_PARAMETER * count_parameters(config)
     return -(-tokens // (batch_size * config.num_tokens))
 
 
-def step_time(config, batch_size, optimizer, threads=None, seconds=SECONDS):
+def step_time(config, batch_size, optimizer, threads=None, seconds=SECONDS, accumulate=1):
     """The StepTime of training on this machine, in about two seconds once all is compiled.
 
-    seconds: of short steps, how long to time them."""
+    seconds: of short steps, how long to time them. accumulate: as in Engine."""
     threads = threads or available_processors()
-    whole = 6 * count_parameters(config) * batch_size * config.num_tokens < WHOLE
+    sequences = accumulate * batch_size
+    whole = 6 * count_parameters(config) * sequences * config.num_tokens < WHOLE
     _compile(config, optimizer, threads)
     began, used = time.perf_counter(), time.process_time()
-    took, updating = (_whole(config, batch_size, optimizer, threads, seconds) if whole
-                      else _parts(config, batch_size, optimizer, threads))
+    took, updating = (_whole(config, batch_size, optimizer, threads, seconds, accumulate) if whole
+                      else _parts(config, batch_size, optimizer, threads, accumulate))
     passed = time.perf_counter() - began
     return StepTime(took, updating, whole, (time.process_time() - used) / passed / threads)
 
@@ -67,11 +68,11 @@ def _compile(config, optimizer, threads):
     _whole(small, 1, optimizer, 1, seconds=0)
 
 
-def _whole(config, batch_size, optimizer, threads, seconds):
+def _whole(config, batch_size, optimizer, threads, seconds, accumulate=1):
     """The medians of so many seconds of steps, three at least, and of their updates."""
-    with Engine(config, batch_size, threads) as engine:
+    with Engine(config, batch_size, threads, accumulate=accumulate) as engine:
         parameters, state = initial_parameters(config, 1), fresh_state(config, optimizer)
-        windows, keys = _batch(config, batch_size)
+        windows, keys = _batch(config, engine.batch_size)
         times, updates = [], []
         while sum(times) < seconds or len(times) < 4:
             began = time.perf_counter()
@@ -84,11 +85,12 @@ def _whole(config, batch_size, optimizer, threads, seconds):
         return statistics.median(times[1:]), statistics.median(updates[1:])
 
 
-def _parts(config, batch_size, optimizer, threads):
+def _parts(config, batch_size, optimizer, threads, accumulate=1):
     """Seconds of a step and of its update, from passes of few layers over one micro-batch a thread,
     and an update of one: all else is more of these."""
-    with Engine(config, batch_size, threads) as engine:
+    with Engine(config, batch_size, threads, accumulate=accumulate) as engine:
         shards, micro_batch = engine.shards, engine.micro_batch
+        lengths = [stop - start for (start, stop), _, _ in engine.passes]
     at_once = min(threads, len(shards))
     passes = [_passes(replace(config, num_layers=layers), at_once, micro_batch)
               for layers in FEW_LAYERS]
@@ -98,7 +100,7 @@ def _parts(config, batch_size, optimizer, threads):
     fewer, more = map(statistics.mean, zip(*turns, strict=True))
     layer = (more - fewer) / (FEW_LAYERS[1] - FEW_LAYERS[0])
     longest = max(stop - start for start, stop in shards)
-    rounds = -(-len(shards) // threads) * -(-longest // micro_batch)
+    rounds = sum(-(-length // threads) for length in lengths) * -(-longest // micro_batch)
     updating = _update_seconds(config, optimizer, threads)
     return rounds * (fewer + (config.num_layers - FEW_LAYERS[0]) * layer) + updating, updating
 

@@ -3,7 +3,9 @@
 Bits depend neither on the number of ranks nor of threads: how a batch is cut depends on the
 batch and the model alone, a shard is computed by one thread into its own gradient vector,
 and shards are added in a fixed tree. A rank sums what branches of the tree it has whole, sends
-them, each part to the rank that owns it, and that one sums the rest of the tree.
+them, each part to the rank that owns it, and that one sums the rest of the tree. Where it has
+more shards than it needs at once it computes them in passes, and keeps of those before only the
+sums that wait for more: of N passes log2(N) or so.
 """
 
 import itertools
@@ -48,6 +50,14 @@ def count_shards(config, batch_size):
     return shards
 
 
+def shards_at_once(shards, threads):
+    """How many shards are computed before what can be summed of them is: those of a batch, or
+    so many times more that every thread has one."""
+    while shards < threads:
+        shards *= 2
+    return shards
+
+
 def micro_batch_size(config, shards):
     """Sequences that are worked on at once: the longest shard in passes of about one length."""
     longest = max(stop - start for start, stop in shards)
@@ -56,54 +66,76 @@ def micro_batch_size(config, shards):
 
 
 class Branches:
-    """The tree that sums a batch's shards, cut for ranks.
+    """The tree that sums a batch's shards, cut for ranks, and a rank's part of it for passes.
 
-    shards: how many there are in all. own_pairs: the additions that this rank makes among its own
-    shards, own_roots: which of them then hold a sum that goes into more. roots: those of all
-    ranks; places: of each rank, where its own stand among them. pairs: the additions that are
+    shards: how many there are in all. passes: of each this rank's shards in it, counted from its
+    first, as (start, stop); the rows that they go to; and the additions among rows, (to, from),
+    that can be made then. rows: how many that takes. own_roots: those that hold, after the last
+    pass, a sum that goes into more, the first of them row 0. roots: the sums of all ranks, as
+    shards; places: of each rank, where its own stand among them. pairs: the additions that are
     left, of roots.
     """
 
-    def __init__(self, shards, ranks):
+    def __init__(self, shards, ranks, at_once):
+        """at_once: how many shards a pass has at most."""
         self.shards = shards
         pairs, parts = sum_tree(shards), cut(shards, ranks.size)
         rank_of = np.repeat(np.arange(ranks.size), [b - a for a, b in parts])
         # The addition (to, from) closes a branch of 2 (from - to) shards, which begins at to.
         last = np.minimum(2 * pairs[:, 1] - pairs[:, 0], shards) - 1
         whole = rank_of[pairs[:, 0]] == rank_of[last]
-        start, _ = parts[ranks.rank]
-        self.own_pairs = pairs[whole & (rank_of[pairs[:, 0]] == ranks.rank)] - start
         self.roots = np.setdiff1d(np.arange(shards), pairs[whole, 1])
         self.places = [np.flatnonzero(rank_of[self.roots] == q) for q in range(ranks.size)]
-        self.own_roots = self.roots[self.places[ranks.rank]] - start
         self.pairs = np.searchsorted(self.roots, pairs[~whole])
+        start, stop = parts[ranks.rank]
+        own = whole & (rank_of[pairs[:, 0]] == ranks.rank)
+        self._plan(stop - start, pairs[own] - start, last[own] - start, at_once)
+        self.own_roots = self._row[self.roots[self.places[ranks.rank]] - start]
+
+    def _plan(self, shards, pairs, last, at_once):
+        """The passes over this rank's shards; last: of each of pairs, the shard it waits for."""
+        self.passes, self.rows, free = [], 0, []
+        self._row = np.empty(shards, np.int64)
+        for a in range(0, shards, at_once):
+            b = min(a + at_once, shards)
+            for shard in range(a, b):
+                if not free:
+                    free.append(self.rows)
+                    self.rows += 1
+                self._row[shard] = free.pop()
+            ready = pairs[(a <= last) & (last < b)]
+            self.passes.append(((a, b), self._row[a:b], self._row[ready]))
+            free += self._row[ready[:, 1]].tolist()
 
 
 class Engine:
     """Computes losses and gradients of batches with a pool of threads. A context manager.
 
-    part: (start, stop), the sequences of a batch that this rank computes.
+    batch_size: the sequences of a batch, part: (start, stop), those that this rank computes.
     """
 
     def __init__(self, config, batch_size, threads=None, ranks=ALONE, owners=None, shards=None,
-                 micro_batch=None):
+                 micro_batch=None, accumulate=1):
         """owners: of each rank the range that it has of the gradient [default: all, if alone].
-        shards: how many the batch is cut in [default: count_shards']. micro_batch: how many
-        sequences of a shard are worked on at once [default: micro_batch_size's]."""
-        self.config, self.batch_size, self.ranks = config, batch_size, ranks
+        shards: how many a batch is cut in [default: count_shards']. micro_batch: how many
+        sequences of a shard are worked on at once [default: micro_batch_size's]. accumulate: of how
+        many times batch_size, and of so many times the shards, a batch is."""
+        self.config, self.batch_size, self.ranks = config, accumulate * batch_size, ranks
         self.owners = owners or [(0, count_parameters(config))]
         self.threads = threads or max(1, available_processors() // ranks.here)
-        shards = cut(batch_size, shards or count_shards(config, batch_size))
+        each = shards or count_shards(config, batch_size)
+        shards = cut(self.batch_size, accumulate * each)  # so many times those of batch_size
         if len(shards) < ranks.size:
-            raise FemtoError(f"a batch of {batch_size} for this model is cut in {len(shards)} "
+            raise FemtoError(f"a batch of {self.batch_size} for this model is cut in {len(shards)} "
                              f"shards, too few for {ranks.size} processes: start fewer, or give a "
-                             "larger --batch-size")
+                             f"larger --batch-size, or --accumulate {-(-ranks.size // each)}")
         self.micro_batch = micro_batch or micro_batch_size(config, shards)
         first, last = ranks.own(len(shards))
         self.part = shards[first][0], shards[last - 1][1]
         self.shards = [(start - self.part[0], stop - self.part[0])
                        for start, stop in shards[first:last]]
-        self._branches = Branches(len(shards), ranks)
+        self._branches = Branches(len(shards), ranks, shards_at_once(each, self.threads))
+        self.passes = self._branches.passes
         self.constants = constants(config)
         self.gradients = None
         self._spaces = queue.SimpleQueue()
@@ -150,24 +182,27 @@ class Engine:
         by BLOCK, all of them.
         """
         if self.gradients is None:
-            self.gradients = np.empty((len(self.shards), parameters.size), np.float32)
+            self.gradients = np.empty((self._branches.rows, parameters.size), np.float32)
             self._gradient_views = [views(g, self.config) for g in self.gradients]
             self._squares = np.empty(-(-parameters.size // BLOCK))
         p = views(parameters, self.config)
         scale = 1 / (self.batch_size * self.config.num_tokens)
 
-        def shard(index):
-            self.gradients[index] = 0
+        def compute(shard, row):
+            self.gradients[row] = 0
             return self._over_micro_batches(
-                self.shards[index], windows, keys,
+                shard, windows, keys,
                 lambda a, tokens, targets, part: loss_and_gradients(
-                    self._gradient_views[index], a, p, tokens, targets, self.constants,
+                    self._gradient_views[row], a, p, tokens, targets, self.constants,
                     scale, rate, part),
             )
 
-        losses = self.map(shard, range(len(self.shards)))
+        losses = []
+        for own, rows, pairs in self.passes:
+            work = zip(self.shards[slice(*own)], rows, strict=True)
+            losses += self.map(lambda job: compute(*job), work)
+            self._sum(self.gradients, pairs, self._squares)
         loss = sum(self.ranks.gather(losses, self._branches.shards).tolist()) * scale
-        self._sum(self.gradients, self._branches.own_pairs, self._squares)
         squares = self._squares
         if self.ranks.size > 1:
             squares = self._sum_over_ranks()
@@ -231,12 +266,15 @@ class Engine:
         return total
 
 
-def memory_to_train(config, batch_size, threads=None):
-    """An estimate in bytes of what training holds: parameters, two moments, a gradient a
-    shard, each thread's activations, and some 150 MB for Python and its libraries."""
+def memory_to_train(config, batch_size, threads=None, accumulate=1):
+    """An estimate in bytes of what training holds: parameters, two moments, a gradient for each
+    shard in work and each sum that waits, each thread's activations, and some 150 MB for Python
+    and its libraries."""
+    threads = threads or available_processors()
     shards = count_shards(config, batch_size)
     sequences = micro_batch_size(config, cut(batch_size, shards))
     activations = sum(math.prod(shape) for shape in activation_shapes(config, sequences))
-    at_work = min(threads or available_processors(), shards)
-    numbers = count_parameters(config) * (3 + shards) + at_work * activations
+    branches = Branches(accumulate * shards, ALONE, shards_at_once(shards, threads))
+    at_work = min(threads, accumulate * shards)
+    numbers = count_parameters(config) * (3 + branches.rows) + at_work * activations
     return 4 * numbers + 150_000_000

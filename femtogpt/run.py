@@ -13,6 +13,7 @@ SMALL_TEXT = 100_000  # bytes: of so little, all is trained on
 ON_NAN = ("stop", "rollback")
 # What decides when a run ends or what is kept beside it may change before it is finished.
 CHANGEABLE = ("patience", "on_nan", "keep_best")
+LARGEST_BATCH = 65536  # sequences of one step
 HELD_BACK = ("val_fraction", "val_begin", "val_end")
 
 
@@ -25,6 +26,7 @@ class Run:
     held back, known once the text is tokenized. eval_every: steps, None: by the run's length.
     patience: validations without a best one after which the run ends, None: never. It is
     stored in the model file, so that a run that was cut off can be finished as it was begun.
+    A step's batch is of accumulate times batch_size sequences.
     """
 
     first_step: int
@@ -45,6 +47,12 @@ class Run:
     patience: int | None = None
     on_nan: str = "stop"
     keep_best: bool = True
+    accumulate: int = 1
+
+    @property
+    def total_batch_size(self):
+        """The sequences of a step."""
+        return self.accumulate * self.batch_size
 
     @property
     def schedule(self):
@@ -71,7 +79,8 @@ class Run:
                              "give --steps to begin a new one")
         run = cls(**values)
         if (run.optimizer not in OPTIMIZERS or run.on_nan not in ON_NAN or run.dropout >= 1
-                or not 1 <= run.batch_size <= 65536 or 0 in (run.eval_every, run.patience)):
+                or not 1 <= run.total_batch_size <= LARGEST_BATCH
+                or 0 in (run.eval_every, run.patience)):
             raise FemtoError("the model's last run has options that cannot be; "
                              "give --steps to begin a new one")
         return run
@@ -118,7 +127,12 @@ def plan(model, data, steps=None, until_step=None, size=0, changed_data=False, *
     if before and options.get("val_fraction", before.val_fraction) == before.val_fraction:
         # What was held back of this very text, by whatever fraction, stays so.
         chosen = {name: getattr(before, name) for name in HELD_BACK}
-    return Run(model.step, last, data, **defaults(model.config.recipe) | chosen | options)
+    run = Run(model.step, last, data, **defaults(model.config.recipe) | chosen | options)
+    if run.total_batch_size > LARGEST_BATCH:
+        raise FemtoError(f"--accumulate {run.accumulate} times --batch-size {run.batch_size} are "
+                         f"{run.total_batch_size:,} sequences a step, more than {LARGEST_BATCH:,}: "
+                         "give a smaller one of them")
+    return run
 
 
 def _resumed(run, step, data, changed_data, options):

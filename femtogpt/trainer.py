@@ -105,7 +105,7 @@ class Trainer:
         start, began = time.monotonic(), model.step
         saved_at = start
         with Engine(model.config, self.run.batch_size, self.threads, self.ranks,
-                    self._owners) as engine:
+                    self._owners, accumulate=self.run.accumulate) as engine:
             while model.step < self.run.last_step:
                 before = time.perf_counter()
                 try:
@@ -125,15 +125,15 @@ class Trainer:
                 seconds = time.perf_counter() - before
                 notes, self._notes = tuple(self._notes), []
                 yield Record(model.step, loss, lr, norm, 1000 * seconds,
-                             self.run.batch_size * model.config.num_tokens / seconds, val_loss,
-                             notes)
+                             self.run.total_batch_size * model.config.num_tokens / seconds,
+                             val_loss, notes)
                 if self.until_loss is not None and self.curve.smoothed <= self.until_loss:
                     break
 
     def _step(self, engine):
         model, run = self.model, self.run
-        batch, keys = draw_batch(self.training, model.config.num_tokens, run.batch_size, run.seed,
-                                 model.step, self._newline, engine.part)
+        batch, keys = draw_batch(self.training, model.config.num_tokens, run.total_batch_size,
+                                 run.seed, model.step, self._newline, engine.part)
         lr = learning_rate(run.schedule, model.config.recipe, model.step,
                            run.first_step, run.last_step)
         loss, gradient, squares = engine.loss_and_gradient(

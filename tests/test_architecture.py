@@ -21,6 +21,7 @@ LEVELS = [
      "estimate", "network", "quickstart",
      "inspection", "search", "surgery", "exchange"},
     {"about", "checkpoint", "damage", "durable", "looks", "run", "curve", "model", "data", "cache",
+     "token_files",
      "parallel", "ranks", "optimizer"},
     {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "launch", "watchdog",
      "webpage", "errors"},

@@ -21,6 +21,7 @@ from dummy_data import simple_dummy
 from femtogpt import checkpoint
 from femtogpt.cli import COMMANDS, HIDDEN, main, train
 from femtogpt.cli.streaming import Printer
+from femtogpt.parallel import memory_to_train
 from femtogpt.tokenizer import load_tokenizer
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and terminals")
@@ -252,13 +253,17 @@ def test_train_goes_on_and_begins_anew_as_asked(folder):
     trained()
     invoke("train", "--steps=5", "--batch-size=4", "--optimizer=adamw", "--learning-rate=1e-3",
            "--min-lr=1e-5", "--warmup-steps=2", "--decay-steps=2", "--seed=9", "--dropout=0.2",
-           "--val-fraction=0", "--threads=1", "--save-every=2", "--sample-every=0")
+           "--val-fraction=0", "--threads=1", "--save-every=2", "--sample-every=0",
+           "--accumulate=3")
     model = checkpoint.load("model.safetensors")
     expected = {"first_step": 30, "last_step": 35, "batch_size": 4, "optimizer": "adamw",
                 "learning_rate": 1e-3, "min_lr": 1e-5, "warmup_steps": 2, "decay_steps": 2,
-                "seed": 9, "dropout": 0.2, "val_fraction": 0.0}
+                "seed": 9, "dropout": 0.2, "val_fraction": 0.0, "accumulate": 3}
     assert {name: model.run[name] for name in expected} == expected
     assert len(model.history.losses) == model.step == 35
+    assert "batch 3 x 4, dropout 0.2" in invoke("info")
+    told = json.loads(invoke("info", "--json"))
+    assert told["memory_to_train_bytes"] == memory_to_train(model.config, 4, accumulate=3)
     invoke("train", "--until-step=40", "--reset-optimizer")
     model = checkpoint.load("model.safetensors")
     assert (model.step, model.optimizer.kind, model.optimizer.t) == (40, "muon", 5)

@@ -65,6 +65,10 @@ def test_a_step_is_the_sum_of_its_parts(monkeypatch):
     assert seconds[2] == pytest.approx(4 * (0.5 + 7 * 0.3) + 0.25)
     assert seconds[1] == pytest.approx(8 * (0.5 + 7 * 0.3) + 0.25)
     assert seconds[4] == seconds[2]  # there are two shards
+    assert estimate._parts(shape, 32, "muon", 2, 5) - 0.25 == pytest.approx(
+        5 * (seconds[2] - 0.25))  # five passes, one update
+    assert estimate._parts(shape, 32, "muon", 4, 5) - 0.25 == pytest.approx(
+        3 * (seconds[2] - 0.25))  # passes of four shards
 
 
 def test_an_update_goes_with_layers_and_parameters(monkeypatch):
@@ -124,6 +128,11 @@ def test_the_command(tmp_path, monkeypatch):
     assert values["parameters"] == checkpoint.load("model.safetensors").parameters.size
     assert values["tokens_per_second"] * values["seconds_a_step"] == pytest.approx(
         8 * femtogpt.load("model.safetensors").config.num_tokens)
+    more = json.loads(asked("--model=model.safetensors", "--accumulate=3", "--json").stdout)
+    assert more["tokens_per_second"] * more["seconds_a_step"] == pytest.approx(3 * 8 * 8)
+    assert more["memory_to_train_bytes"] >= values["memory_to_train_bytes"]
+    assert more["compute_optimal_steps"] * 3 - values["compute_optimal_steps"] in (0, 1, 2)
+    assert "(batch 3 x 8, " in asked("--model=model.safetensors", "--accumulate=3").stdout
 
 
 def test_a_shape_or_a_model():

@@ -9,6 +9,7 @@ import pytest
 from femtogpt.config import GPTConfig
 from femtogpt.data import draw_batch
 from femtogpt.model import (
+    activation_shapes,
     allocate_activations,
     constants,
     initial_parameters,
@@ -16,7 +17,7 @@ from femtogpt.model import (
     summed_loss,
 )
 from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
-from femtogpt.parallel import Engine, count_shards, cut
+from femtogpt.parallel import Engine, count_shards, cut, memory_to_train
 from femtogpt.tensors import count_parameters, views
 
 CONFIG = GPTConfig(17, 80, 24, 2, 2)
@@ -59,6 +60,52 @@ def test_a_batch_is_that_in_one_go_and_has_the_same_bits_with_any_number_of_thre
     for block, square in enumerate(squares):
         part = gradient[block * BLOCK : (block + 1) * BLOCK].astype(np.float64)
         assert square == pytest.approx(np.sum(part**2), rel=1e-4)
+
+
+@pytest.mark.parametrize("batch_size, accumulate", [(1, 5), (4, 3), (12, 4)])
+def test_an_accumulated_batch_is_the_large_one_and_has_the_same_bits_with_any_threads(
+        batch_size, accumulate):
+    windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, accumulate * batch_size, 3, 4)
+    flat = parameters()
+    loss, gradient = in_one_go(flat, windows, 0.2, keys)
+    results, rows = [], []
+    for threads in (1, 2, 3, 16):
+        with Engine(CONFIG, batch_size, threads, accumulate=accumulate) as engine:
+            assert engine.batch_size == len(windows)
+            for _ in range(2):
+                found, sums, squares = engine.loss_and_gradient(flat, windows, 0.2, keys)
+                results.append((found, sums.tobytes(), squares.tobytes()))
+            rows.append(len(engine.gradients))
+            at_once = max(stop - start for (start, stop), _, _ in engine.passes)
+            assert at_once >= min(threads, len(engine.shards))  # work for all
+    assert len(set(results)) == 1
+    assert rows[0] < len(engine.shards)
+    assert found == pytest.approx(loss, rel=1e-6)
+    np.testing.assert_allclose(sums, gradient, rtol=1e-3, atol=1e-5 * np.abs(gradient).max())
+
+
+def test_the_shards_are_those_of_each_batch():
+    with Engine(CONFIG, 5, 1) as one, Engine(CONFIG, 5, 1, accumulate=3) as three:
+        assert three.micro_batch == one.micro_batch and len(one.shards) > 1
+        assert three.shards == [(5 * n + start, 5 * n + stop)
+                                for n in range(3) for start, stop in one.shards]
+
+
+def test_memory_hardly_grows_with_what_is_accumulated():
+    def told(accumulate, threads=2):
+        return memory_to_train(CONFIG, 12, threads, accumulate) - memory_to_train(CONFIG, 12, 2)
+
+    gradient = 4 * count_parameters(CONFIG)
+    assert told(1) == 0
+    assert [told(n) for n in (2, 4, 1024)] == [gradient, 2 * gradient, 10 * gradient]
+    for threads, accumulate in ((1, 5), (16, 3)):
+        with Engine(CONFIG, 12, threads, accumulate=accumulate) as engine:
+            windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, engine.batch_size, 3, 4)
+            engine.loss_and_gradient(parameters(), windows, 0.0, keys)
+            rows = len(engine.gradients)
+        activations = sum(map(math.prod, activation_shapes(CONFIG, engine.micro_batch)))
+        assert memory_to_train(CONFIG, 12, threads, accumulate) == 150_000_000 + 4 * (
+            (3 + rows) * count_parameters(CONFIG) + min(threads, len(engine.shards)) * activations)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -11,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -21,10 +23,12 @@ from small import environment, fresh_model, some_run, text
 
 from femtogpt import checkpoint
 from femtogpt.config import GPTConfig
+from femtogpt.data import draw_batch
 from femtogpt.errors import FemtoError
 from femtogpt.launch import SIZES as SIZE_VARIABLES
+from femtogpt.model import initial_parameters
 from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, ownership, sum_tree, update
-from femtogpt.parallel import Branches, Engine
+from femtogpt.parallel import Branches, Engine, count_shards
 from femtogpt.ranks import Ranks, cut, find
 from femtogpt.tensors import MUON_FIELDS, count_parameters, ranges
 from femtogpt.trainer import Trainer
@@ -37,27 +41,107 @@ class OneOf(Ranks):
         self.rank, self.size = rank, size
 
 
-@pytest.mark.parametrize("size", range(1, 9))
-@pytest.mark.parametrize("shards", [1, 2, 4, 8])
-def test_the_tree_is_the_same_however_it_is_cut(shards, size):
+class Thread(Ranks):
+    """A rank that is a thread. board: a list that all have, of size values."""
+
+    def __init__(self, rank, board, barrier):
+        self.rank, self.size, self._board, self._barrier = rank, len(board), board, barrier
+
+    def _told(self, value):
+        self._barrier.wait()  # all have done with what was told before
+        self._board[self.rank] = value
+        self._barrier.wait()
+        return list(self._board)
+
+    def gather(self, values, count):
+        return np.concatenate(self._told(values))
+
+    def exchange(self, sent, received, owners):
+        start, stop = owners[self.rank]
+        for q, rows in enumerate(self._told(sent)):
+            for mine, row in zip(received[q], rows if q != self.rank else [], strict=True):
+                mine[:] = row[start:stop]
+        self._barrier.wait()
+
+    def share_squares(self, squares, owners):
+        for told, (start, stop) in zip(self._told(squares.copy()), owners, strict=True):
+            squares[start:stop] = told[start:stop]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("size", [*range(1, 9), 24, 40])
+@pytest.mark.parametrize("shards", [1, 2, 4, 6, 8, 24, 40])
+def test_the_tree_is_the_same_however_it_is_cut(shards, size, at_once):
     if size > shards:
         return
     values = np.random.default_rng(shards).normal(0, 1, shards).astype(np.float32)
     whole = values.copy()
     for to, source in sum_tree(shards):
         whole[to] += whole[source]
-    branches = [Branches(shards, OneOf(rank, size)) for rank in range(size)]
+    branches = [Branches(shards, OneOf(rank, size), at_once) for rank in range(size)]
     roots = np.full(len(branches[0].roots), np.nan, np.float32)
     for rank, (start, stop) in enumerate(cut(shards, size)):
-        own = values[start:stop].copy()
-        for to, source in branches[rank].own_pairs:
-            own[to] += own[source]
+        computed = 0
+        own = np.full(branches[rank].rows, np.nan, np.float32)
+        for (first, last), rows, pairs in branches[rank].passes:
+            assert first == computed and 0 < last - first <= at_once
+            own[rows] = values[start + first : start + last]
+            for to, source in pairs:
+                own[to] += own[source]
+            computed = last
+        assert computed == stop - start
+        assert branches[rank].own_roots[0] == 0
         roots[branches[0].places[rank]] = own[branches[rank].own_roots]
     for to, source in branches[0].pairs:
         roots[to] += roots[source]
     assert roots[0] == whole[0]  # the same bits
     sent = sum(len(b.own_roots) for b in branches)
-    assert sent == len(roots) <= 2 * size + shards // 4
+    assert sent == len(roots) <= 2 * size * max(1, np.log2(shards / size))
+    if shards % size == 0 and (shards // size) & (shards // size - 1) == 0:
+        assert sent == size  # whole branches
+
+
+@pytest.mark.parametrize("each", [1, 4, 8])
+def test_of_many_passes_few_sums_wait(each):
+    for accumulate in range(1, 300):
+        rows = Branches(accumulate * each, OneOf(0, 1), each).rows
+        assert rows <= each + np.log2(accumulate)
+    for rank in range(7):  # whose shards do not begin where a branch does
+        rows = Branches(1000 * each, OneOf(rank, 7), each).rows
+        assert rows <= each + 2 * np.log2(1000 * each / 7)
+
+
+@pytest.mark.parametrize("batch_size, accumulate", [(36, 1), (5, 3), (2, 7)])
+def test_ranks_and_threads_get_the_gradient_of_one(batch_size, accumulate):
+    """Ranks are threads here, each with an Engine of some threads."""
+    config = GPTConfig(17, 80, 24, 2, 2)
+    parameters = initial_parameters(config, 1)
+    windows, keys = draw_batch(np.arange(5000) * 7 % 17, 80, accumulate * batch_size, 3, 4)
+
+    def computed(ranks, threads, owners):
+        with Engine(config, batch_size, threads, ranks, owners, accumulate=accumulate) as engine:
+            part = slice(*engine.part)
+            for _ in range(2):  # the second call finds the first one's memory
+                loss, gradient, squares = engine.loss_and_gradient(
+                    parameters, windows[part], 0.1, keys[part])
+            start, stop = owners[ranks.rank]
+            return loss, gradient[start:stop].copy(), squares.copy(), len(engine.shards)
+
+    loss, gradient, squares, shards = computed(OneOf(0, 1), 2, [(0, parameters.size)])
+    assert shards == accumulate * count_shards(config, batch_size)
+    for size, threads in ((2, 1), (3, 2), (5, 1), (7, 3)):
+        if size > shards:
+            continue
+        owners = ownership(config, "muon", size)
+        board, barrier = [None] * size, threading.Barrier(size, timeout=60)
+        with ThreadPoolExecutor(size) as pool:
+            found = list(pool.map(
+                lambda rank: computed(Thread(rank, board, barrier), threads, owners),  # noqa: B023
+                range(size)))
+        np.testing.assert_array_equal(np.concatenate([part for _, part, _, _ in found]), gradient)
+        for one in found:
+            assert one[0] == loss
+            np.testing.assert_array_equal(one[2], squares)
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
@@ -83,6 +167,10 @@ def test_more_processes_than_shards():
     tiny = GPTConfig(5, 8, 8, 1, 1)
     with pytest.raises(FemtoError, match="--batch-size"):
         Engine(tiny, 2, 1, OneOf(0, 3), ownership(tiny, "muon", 3))
+    with pytest.raises(FemtoError, match=r"3 processes.* --accumulate 3$"):
+        Engine(tiny, 2, 1, OneOf(0, 3), ownership(tiny, "muon", 3), accumulate=2)
+    with Engine(tiny, 2, 1, OneOf(0, 3), ownership(tiny, "muon", 3), accumulate=3) as engine:
+        assert engine.part == (0, 2)
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
@@ -147,15 +235,17 @@ def digest(folder, model):
 
 
 @mpi
-@pytest.mark.parametrize("optimizer, several", [("muon", ((1, 2), (2, 1), (4, 1))),
-                                                ("adamw", ((1, 1), (3, 2)))])
-def test_any_number_of_ranks_gives_the_same_bytes(folder, optimizer, several):
+@pytest.mark.parametrize("optimizer, accumulate, several", [
+    ("muon", ["--batch-size=8"], ((1, 2), (2, 1), (4, 1))),
+    # One shard each, in passes of one or of two.
+    ("adamw", ["--batch-size=2", "--accumulate=5"], ((1, 1), (3, 2), (4, 1)))])
+def test_any_number_of_ranks_gives_the_same_bytes(folder, optimizer, accumulate, several):
     results = {}
     for ranks, threads in several:
         model = f"{optimizer}{ranks}"
         shutil.copy(folder / "start", folder / model)
         out = finish(begin(folder, ranks, model, "--steps=25", f"--optimizer={optimizer}",
-                           f"--threads={threads}", "--save-every=9"))
+                           f"--threads={threads}", "--save-every=9", *accumulate))
         assert out.count("-> 25") == 1  # one rank speaks
         results[ranks] = digest(folder, model)
     assert checkpoint.load(folder / model).step == 25
@@ -166,8 +256,17 @@ def test_any_number_of_ranks_gives_the_same_bytes(folder, optimizer, several):
 def test_a_run_goes_on_with_another_number_of_ranks(folder):
     for model in ("once", "parts"):
         shutil.copy(folder / "start", folder / model)
-    finish(begin(folder, 1, "once", "--steps=24"))
-    first = begin(folder, 2, "parts", "--steps=24", "--log=log", "--save-every=1000000")
+    """On files of tokens, each process its own windows of them."""
+    files = []
+    for part in ("a", "b", "c"):
+        (folder / part).write_text(text(1500 + ord(part), seed=ord(part)))
+        files.append(f"--dataset={part}.tokens")
+        subprocess.run([sys.executable, "-m", "femtogpt", "tokenize", "--model=start", "--binary",
+                        f"--dataset={part}", f"--output={part}.tokens"], cwd=folder, check=True,
+                       env=environment(), stderr=subprocess.DEVNULL)
+    finish(begin(folder, 1, "once", "--steps=24", "--accumulate=3", *files))
+    first = begin(folder, 2, "parts", "--steps=24", "--accumulate=3", "--log=log",
+                  "--save-every=1000000", *files)
     while not (folder / "log").exists() or (folder / "log").read_text().count("\n") < 3:
         assert first.poll() is None, finish(first)
         time.sleep(0.01)
@@ -176,7 +275,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(folder):
     stopped = finish(first, 143)
     assert stopped.count("saved at step") == 1
     assert 3 <= checkpoint.load(folder / "parts").step < 24 or "step 24" in stopped
-    finish(begin(folder, 3, "parts"))
+    finish(begin(folder, 3, "parts", *files))
     assert digest(folder, "once") == digest(folder, "parts")
 
 

@@ -186,12 +186,13 @@ def unfinished(step=4):
 
 def test_an_unfinished_run_goes_on_with_its_own_options():
     assert plan(unfinished(), "d") == some_run()
-    assert plan(unfinished(), "d", dropout=0.1, batch_size=4) == some_run()
+    assert plan(unfinished(), "d", dropout=0.1, batch_size=4, accumulate=1) == some_run()
 
 
 @pytest.mark.parametrize(("name", "value"), [
     ("dropout", 0.2), ("batch_size", 5), ("learning_rate", 1e-3), ("optimizer", "adamw"),
-    ("seed", 1), ("val_fraction", 0.1), ("eval_every", 7), ("decay_steps", 3), ("min_lr", 1e-4),
+    ("seed", 1), ("accumulate", 2), ("val_fraction", 0.1), ("eval_every", 7),
+    ("decay_steps", 3), ("min_lr", 1e-4),
 ])
 def test_an_option_that_contradicts_the_unfinished_run_is_refused(name, value):
     with pytest.raises(FemtoError, match=rf"step 4 of 10.*{name}.*--steps"):
@@ -248,6 +249,24 @@ def test_an_end_that_is_reached_already_is_refused(until_step):
         plan(unfinished(), "d", until_step=until_step)
 
 
+def test_a_batch_larger_than_any_is_refused():
+    assert plan(fresh_model(), "d", 5, accumulate=2048).total_batch_size == 65536
+    with pytest.raises(FemtoError, match="--accumulate 2049 times --batch-size 32 are 65,568"):
+        plan(fresh_model(), "d", 5, accumulate=2049)
+
+
+def test_an_accumulated_batch_is_the_larger_one_but_for_rounding():
+    """The same sequences and dropout, in one step: a loss, a rate, an update."""
+    large, parts = (train(None, steps=12, **sizes)
+                    for sizes in ({"batch_size": 12}, {"batch_size": 3, "accumulate": 4}))
+    assert [record.step for record in parts] == list(range(1, 13))
+    assert [record.lr for record in parts] == [record.lr for record in large]
+    np.testing.assert_allclose([record.loss for record in parts],
+                               [record.loss for record in large], rtol=1e-4)
+    other = train(None, steps=12, batch_size=3)
+    assert abs(other[0].loss - large[0].loss) > 1e-3
+
+
 def test_a_finished_run_is_followed_by_a_new_one():
     new = plan(unfinished(step=10), "other")
     assert (new.first_step, new.last_step) == (10, 100_010)
@@ -272,7 +291,7 @@ def test_a_run_survives_the_file():
 def test_a_run_of_an_earlier_version_is_read():
     values = {name: value for name, value in some_run().to_json().items()
               if name not in ("val_begin", "val_end", "eval_every", "patience", "on_nan",
-                              "keep_best")}
+                              "keep_best", "accumulate")}
     assert Run.from_json(values) == some_run()
 
 
@@ -280,6 +299,7 @@ def test_a_run_of_an_earlier_version_is_read():
     {"extra": 1}, {"seed": "one"}, {"last_step": 2.5}, {"dropout": None}, {"data": 3},
     {"dropout": float("nan")}, {"dropout": 1.0}, {"batch_size": 0}, {"optimizer": "sgd"},
     {"on_nan": "pray"}, {"first_step": -1}, {"seed": 2**63}, {"eval_every": 0}, {"patience": 0},
+    {"accumulate": 0}, {"accumulate": 16385}, {"accumulate": 2.0},
 ])
 def test_a_run_that_is_damaged_is_refused(change):
     with pytest.raises(FemtoError, match="--steps"):

@@ -15,6 +15,7 @@ from .options import (
     threads_option,
 )
 
+OF_ANY_MODEL = ("model", "batch_size", "accumulate", "ranks", "bandwidth", "threads", "as_json")
 BUSY = 0.8  # of its processors' time: with less, the machine did other work
 
 
@@ -22,19 +23,30 @@ BUSY = 0.8  # of its processors' time: with less, the machine did other work
 @click.option("--model", type=FILE, help="A model there is already, instead of a shape.")
 @shape_options
 @click.option("--batch-size", type=click.IntRange(1, 65536), help="[default: 32]")
+@click.option("--accumulate", type=click.IntRange(1, 65536), help="As for train. [default: 1]")
+@click.option("--ranks", type=click.IntRange(2, 65536),
+              help="Predict steps on so many machines like this one too, a process each.")
+@click.option("--bandwidth", type=click.FloatRange(0, min_open=True),
+              help="Of the network that joins them, in Gb/s. [default: 1]")
 @threads_option
 @json_option
 @click.pass_context
-def command(context, model, kind, batch_size, threads, as_json, **options):
+def command(context, model, kind, batch_size, accumulate, ranks, bandwidth, threads, as_json,
+            **options):
     """Tell what training a shape takes, before it is trained.
 
     \b
     Times steps of it on this machine, for about two seconds; writes nothing.
     Example:
       femtogpt estimate --embedding-degree=192 --num-layers=8 --num-heads=8
+      femtogpt estimate --accumulate=8 --ranks=8 --bandwidth=10
     """
+    if bandwidth and not ranks:
+        raise click.UsageError("--bandwidth is of a network: give --ranks, the machines, too")
+
     from ..estimate import compute_optimal_steps, file_bytes, step_time
     from ..experiment.entries import nearest_in_log
+    from ..network import predict, traffic
     from ..optimizer import OPTIMIZER
     from ..parallel import memory_to_train
     from ..run import newest_run
@@ -48,21 +60,33 @@ def command(context, model, kind, batch_size, threads, as_json, **options):
         tokenizer, config = make_shape(kind, options)
         run = None
     batch_size = batch_size or (run.batch_size if run else 32)
+    accumulate = accumulate or (run.accumulate if run else 1)
+    sequences = accumulate * batch_size
     optimizer = run.optimizer if run else OPTIMIZER[config.recipe]
+    if ranks:
+        traffic(config, batch_size, accumulate, ranks)  # now, not after the timing
     say_if_compiling()
-    step = step_time(config, batch_size, optimizer, threads)
+    step = step_time(config, batch_size, optimizer, threads, accumulate=accumulate)
     values = {
         "parameters": count_parameters(config),
-        "memory_to_train_bytes": memory_to_train(config, batch_size, threads),
+        "memory_to_train_bytes": memory_to_train(config, batch_size, threads, accumulate),
         "file_bytes": file_bytes(config, optimizer),
         "seconds_a_step": step.seconds,
         "timed": "steps" if step.whole else "parts of a step",
         "share_of_processors": step.share,
-        "tokens_per_second": batch_size * config.num_tokens / step.seconds,
-        "compute_optimal_steps": compute_optimal_steps(config, batch_size),
+        "tokens_per_second": sequences * config.num_tokens / step.seconds,
+        "compute_optimal_steps": compute_optimal_steps(config, sequences),
         "steps_left": max(0, run.last_step - loaded.step) if run else None,
         "log": nearest_in_log(count_parameters(config)),
     }
+    if ranks:
+        bandwidth = bandwidth or 1.0
+        there = predict(config, optimizer, batch_size, accumulate, step, ranks,
+                        bandwidth * 1e9 / 8)
+        values["predicted"] = {
+            "ranks": ranks, "gigabits_per_second": bandwidth, "seconds_a_step": there.seconds,
+            "computing": there.computing, "sending": there.sending,
+            "batch_for_a_tenth": there.batch_size}
     if as_json:
         print_json(values)
         return
@@ -71,8 +95,16 @@ def command(context, model, kind, batch_size, threads, as_json, **options):
     click.echo(f"  memory to train: about {values['memory_to_train_bytes'] / 1e6:,.0f} MB")
     click.echo(f"  model file: {values['file_bytes'] / 1e6:,.1f} MB in training, and up to three "
                "times that on disk while it is saved")
-    click.echo(f"  a step: {_time(step.seconds)} (batch {batch_size}, {optimizer}; "
+    batch = batch_size if accumulate == 1 else f"{accumulate} x {batch_size}"
+    click.echo(f"  a step: {_time(step.seconds)} (batch {batch}, {optimizer}; "
                f"{values['tokens_per_second']:,.0f} tokens/s), timed by {values['timed']}")
+
+    if ranks:
+        click.echo(f"  on {ranks} machines like this one, at {bandwidth:g} Gb/s, it would be "
+                   f"{_time(there.seconds)} (computing {_time(there.computing)}, sending "
+                   f"{_time(there.sending)}), {step.seconds / there.seconds:.1f} times as fast: a "
+                   "prediction; sending would take a tenth of a step of "
+                   f"{there.batch_size:,} sequences")
 
     def told(what, steps, more=""):
         click.echo(f"  {what}: {steps:,} steps, {_time(steps * step.seconds)}{more}")
@@ -95,7 +127,7 @@ def command(context, model, kind, batch_size, threads, as_json, **options):
 
 def _refuse_shape(context):
     for parameter in context.command.params:
-        if (parameter.name not in ("model", "batch_size", "threads", "as_json")
+        if (parameter.name not in OF_ANY_MODEL
                 and context.get_parameter_source(parameter.name) == ParameterSource.COMMANDLINE):
             raise click.UsageError(f"{parameter.opts[0]} is for a model that is yet to be made; "
                                    "--model has its own shape: give one of them")

@@ -42,7 +42,8 @@ def command(model, as_json):
         "dropout": run.dropout if run else 0.0,
         "optimizer": loaded.optimizer.kind if loaded.optimizer else None,
         "size_bytes": os.path.getsize(model) if os.path.exists(model) else None,
-        "memory_to_train_bytes": memory_to_train(config, run.batch_size if run else 32),
+        "memory_to_train_bytes": memory_to_train(
+            config, run.batch_size if run else 32, accumulate=run.accumulate if run else 1),
         "run": loaded.run,
         "lineage": loaded.lineage,
         "history": {"loss": history.losses, "validation": history.validation},

@@ -29,15 +29,21 @@ JSON = ("[", ", ", "[", ", ", "]", "]\n")
 @tokenizer_data_option
 @dataset_option
 @click.option("--pieces", is_flag=True, help="The pieces instead of their ids.")
+@click.option("--binary", is_flag=True,
+              help="With --output: a file that train reads in the text's place, mapped.")
 @click.option("--output", type=FILE, help="The file to write. [default: standard output]")
 @json_option
-def command(model, tokenizer_data, datasets, pieces, output, as_json):
+def command(model, tokenizer_data, datasets, pieces, binary, output, as_json):
     """Print a text's token ids, one document a line.
 
     \b
     Example:
       femtogpt tokenize --tokenizer-data tokenizer.json --pieces
+      femtogpt tokenize --dataset a.txt --binary --output a.tokens
     """
+    if binary and (output is None or pieces or as_json):
+        raise click.UsageError("--binary needs an --output, and goes without --pieces and --json")
+
     from ..data import encode_texts, find_texts
 
     tokenizer = tokenizer_of(model, tokenizer_data)
@@ -45,6 +51,13 @@ def command(model, tokenizer_data, datasets, pieces, output, as_json):
     with long_reading("tokenizing") as progress:
         documents = [encode_texts(tokenizer, [text], progress=progress, warn=say)
                      for text in find_texts(datasets)]
+
+    if binary:
+        from ..token_files import write
+
+        write(output, tokenizer, documents)
+        say(f"{output}: {sum(map(len, documents)):,} tokens")
+        return
 
     @cache
     def word(id):

@@ -50,6 +50,8 @@ class Duration(click.ParamType):
 @click.option("--steps", type=click.IntRange(1), help="[default: 100000, or what is left of a run]")
 @click.option("--until-step", type=click.IntRange(1), help="The model's step to train to.")
 @click.option("--batch-size", type=click.IntRange(1, 65536), help="[default: 32]")
+@click.option("--accumulate", type=click.IntRange(1, 65536),
+              help="Batches a step, their gradients summed: work for more processes. [default: 1]")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True),
               help="AdamW's peak; Muon's keeps its proportion. [default: 0.0045; femto 0.001]")
 @click.option("--min-lr", type=click.FloatRange(0), help="[default: 0; femto 0.00001]")
@@ -226,7 +228,7 @@ def _conclude(trainer, training):
     recent = model.history.losses[-20:]
     loss = sum(recent) / len(recent)
     counts = count_tokens(training, model.config.vocab_size)
-    bits = loss / math.log(2) * len(training) / count_bytes(model.tokenizer, counts)
+    bits = loss / math.log(2) * int(counts.sum()) / count_bytes(model.tokenizer, counts)
     what = "letter" if model.tokenizer.name != "bpe" else "token"
     line = (f"step {model.step}: loss {loss:.4f} nats a token (perplexity {math.exp(loss):.2f}, "
             f"{bits:.2f} bits per byte); guessing by {what} frequency alone would give "

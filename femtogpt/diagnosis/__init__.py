@@ -67,5 +67,5 @@ def diagnose(model, tokens, threads=None, progress=None):
 def _windows_read(model, runs):
     """How many windows of the newest run's text the model was trained on."""
     ends = [*(run.first_step for run in runs[1:]), model.step]
-    return sum((end - run.first_step) * run.batch_size
+    return sum((end - run.first_step) * run.total_batch_size
                for run, end in zip(runs, ends, strict=False) if run.data == runs[-1].data)

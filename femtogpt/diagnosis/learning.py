@@ -73,15 +73,15 @@ def look_at_rates(model, run, tokens, threads=None, progress=None):
 
     with Engine(model.config, min(NOISE_WINDOWS, fits), threads) as engine:
         before, noise = _noise_scale(engine, model, run, tokens, min(NOISE_WINDOWS, fits), tick)
-    rates, ratio, size = [], None, min(run.batch_size, fits)
+    rates, ratio, size = [], None, min(run.total_batch_size, fits)
     with Engine(model.config, size, threads) as engine:
         for factor in FACTORS:
             loss, changed = _try(engine, model, run, tokens, size, factor, tick)
             rates.append({"rate": factor * run.learning_rate, "loss": loss})
             if factor == 1:
                 ratio = changed
-    return {"learning_rate": run.learning_rate, "batch_size": run.batch_size, "noise_scale": noise,
-            "before": before, "rates": rates, "update_to_weight": ratio}
+    return {"learning_rate": run.learning_rate, "batch_size": run.total_batch_size,
+            "noise_scale": noise, "before": before, "rates": rates, "update_to_weight": ratio}
 
 
 def _noise_scale(engine, model, run, tokens, size, tick):

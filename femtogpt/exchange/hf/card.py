@@ -76,8 +76,8 @@ def _data(model):
             "| steps | text | batch | dropout | optimizer | learning rate | held back |",
             "| --- | --- | ---: | ---: | --- | ---: | ---: |",
             *(f"| {run.first_step + 1} to {min(run.last_step, model.step)} | `{run.data[:16]}` | "
-              f"{run.batch_size} | {run.dropout:g} | {run.optimizer} | {run.learning_rate:g} | "
-              f"{run.val_fraction:.0%} |" for run in runs)]
+              f"{run.total_batch_size} | {run.dropout:g} | {run.optimizer} | "
+              f"{run.learning_rate:g} | {run.val_fraction:.0%} |" for run in runs)]
 
 
 def _evaluation(model, result):
