@@ -67,7 +67,7 @@ def test_a_step_is_the_sum_of_its_parts(monkeypatch):
     assert seconds[4] == seconds[2]  # there are two shards
     assert estimate._parts(shape, 32, "muon", 2, 5)[0] - 0.25 == pytest.approx(
         5 * (seconds[2] - 0.25))  # five passes, one update
-    assert estimate._parts(shape, 32, "muon", 4, 5) - 0.25 == pytest.approx(
+    assert estimate._parts(shape, 32, "muon", 4, 5)[0] - 0.25 == pytest.approx(
         3 * (seconds[2] - 0.25))  # passes of four shards
 
 
