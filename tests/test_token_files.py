@@ -18,7 +18,7 @@ from femtogpt.data import count_tokens, draw_batch, find_texts, fingerprint, spl
 from femtogpt.ranks import cut
 from femtogpt.session import prepare
 from femtogpt.token_files import Joined, read_header, write
-from femtogpt.tokenizer import ByteTokenizer, train_bpe
+from femtogpt.tokenizer import ByteTokenizer, train_bpe, train_char
 from femtogpt.tokenizer.protocol import newline_id
 
 NEWLINE = newline_id(TOKENIZER)
@@ -171,8 +171,11 @@ def refused(*paths):
 
 
 def test_another_tokenizers(files):
-    write("other", ByteTokenizer(), [np.zeros(100, np.uint8)])
-    assert "other was not made with the model's tokenizer" in refused("a.tokens", "other")
+    of_the_size = train_char(LETTERS.replace("k", "z"))
+    assert of_the_size.vocab_size == TOKENIZER.vocab_size
+    for other in (ByteTokenizer(), of_the_size):
+        write("other", other, [np.zeros(100, np.uint8)])
+        assert "other was not made with the model's tokenizer" in refused("a.tokens", "other")
 
 
 def test_text_and_tokens_together(files):
