@@ -1,6 +1,6 @@
 """Two ranks on two "machines": what the way between them costs, and that the bytes are the same.
 
-    sudo python benchmarks/two_machines.py           two minutes
+    sudo python benchmarks/two_machines.py           some five minutes
 
 The machines are two network namespaces of this one, each with a hostname and a folder of its own,
 joined by a link whose delay and rate are made by this program, packet by packet (tc's netem, which
@@ -28,7 +28,7 @@ from pathlib import Path
 STEPS = 60
 MACHINES = {"femtogpt-a": "10.99.83.1", "femtogpt-b": "10.99.83.2"}  # namespace -> address
 LINKS = ((0.2, 1), (1, 1), (10, 0.1))  # ms each way, Gbit/s
-DEVICE = "link"
+DEVICE = "away"
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 # What mpiexec takes for ssh: "launcher [options] HOST COMMAND", the command for a shell.
 LAUNCHER = """#!/bin/sh
@@ -124,7 +124,8 @@ class Training:
         for folder in self.folders:
             folder.mkdir()
             (folder / "dataset.txt").write_bytes(text.read_bytes())
-            subprocess.run([*self.femtogpt("init", folder)], check=True, stderr=subprocess.DEVNULL)
+            subprocess.run(self.femtogpt("init", folder), check=True, stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL)
         self.fresh = (self.folders[0] / "model").read_bytes()
 
     def femtogpt(self, command, folder):
