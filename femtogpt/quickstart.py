@@ -16,7 +16,7 @@ BATCH_TOKENS = 2560  # of a step
 LADDER = ((32, 4, 2), (48, 4, 4), (64, 4, 4), (80, 6, 4), (128, 6, 8), (160, 8, 8), (224, 8, 8),
           (320, 8, 10), (448, 8, 14), (640, 10, 20))
 ENOUGH_STEPS = 250  # a larger shape must get as many
-PARAMETERS_A_TOKEN = 3  # of the text, at most: larger ones learn it by heart at once
+PARAMETERS_A_TOKEN = 6  # of the text, at most: larger ones learn it by heart at once
 BPE_BYTES = 200_000  # a text of fewer leaves too few examples of each token
 BYTES_A_TOKEN = 2000  # of the text, for each token of a vocabulary
 LARGEST_VOCABULARY = 4096
