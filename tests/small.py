@@ -48,8 +48,10 @@ def some_run(**changes):
 
 
 def environment(**more):
-    """For a process: finds this femtogpt whatever its folder, and shows no terminal's width."""
-    return os.environ | {"PYTHONPATH": str(ROOT)} | more
+    """For a process: finds this femtogpt whatever its folder, and buffers as a user's does."""
+    ours = os.environ | {"PYTHONPATH": str(ROOT)} | more
+    ours.pop("PYTHONUNBUFFERED", None)
+    return ours
 
 
 MAIN = [sys.executable, "-c", "from femtogpt.cli import main; main(prog_name='femtogpt')"]

@@ -7,6 +7,7 @@ the library inside its body: --help must answer at once.
 import importlib
 import os
 import sys
+from contextlib import suppress
 
 import click
 
@@ -89,6 +90,13 @@ class Commands(click.Group):
                         formatter.width - width - 4)) for name in names])
 
     def main(self, *args, **kwargs):
+        try:
+            return self._main(*args, **kwargs)
+        finally:
+            _let_go(sys.stdout)
+            _let_go(sys.stderr)
+
+    def _main(self, *args, **kwargs):
         if COMPLETE in os.environ:
             importlib.import_module(".completion", __name__)  # it has bash's, which click looks up
         if not kwargs.pop("standalone_mode", True):
@@ -118,6 +126,18 @@ class Commands(click.Group):
         except click.Abort:
             say_error("stopped")
             sys.exit(130)
+
+
+def _let_go(stream):
+    """What a closed pipe or a full disk did not take goes nowhere: else Python tries again as it
+    ends, and exits with 120 whatever the code was."""
+    try:
+        stream.flush()
+    except (AttributeError, OSError, ValueError):  # AttributeError: there is none
+        with suppress(AttributeError, OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 EPILOG = """\b
