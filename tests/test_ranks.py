@@ -295,7 +295,8 @@ def test_a_rank_that_is_killed_ends_all_and_loses_nothing(folder, rank):
     began = time.monotonic()
     out, _ = run.communicate(timeout=60)
     assert run.returncode != 0 and time.monotonic() - began < 30
-    assert f"process {rank} of 2" in next(line for line in out.splitlines() if "a word" in line)
+    assert "KILLED" in out.upper()  # mpiexec's, which ends soon: the witness may come too late
+    assert all(f"process {rank} of 2" in line for line in out.splitlines() if "a word" in line)
     step = checkpoint.load(folder / model).step
     assert step >= 10 and step % 5 == 0
     assert all_ended(model)
