@@ -27,15 +27,15 @@ def femtogpt(*arguments):
                           stdout=subprocess.PIPE, text=True).stdout
 
 
-def begin(way, text, model, seconds):
+def begin(way, text, model, seconds, seed):
     """Has a model made of a text."""
     if way == "defaults":
-        femtogpt("init", f"--model={model}")
+        femtogpt("init", f"--model={model}", seed)
         femtogpt("train", f"--model={model}", f"--dataset={text}", f"--for={seconds}s",
-                 "--val-fraction=0.1")
+                 "--val-fraction=0.1", seed)
     else:
         preset = [] if way == "quickstart" else [f"--preset={way}"]
-        femtogpt("quickstart", text, f"--model={model}", f"--for={seconds}s", *preset)
+        femtogpt("quickstart", text, f"--model={model}", f"--for={seconds}s", seed, *preset)
 
 
 def told(model, text):
@@ -52,9 +52,10 @@ def main():
     parser.add_argument("texts", nargs="+", type=Path)
     parser.add_argument("--for", dest="minutes", default="5m", help="of each, e.g. 5m")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     seconds = round(60 * float(options.minutes.removesuffix("m")))
-    print(f"{contest.machine()}, {seconds} s each", "", sep="\n")
+    print(f"{contest.machine()}, {seconds} s each, seed {options.seed}", "", sep="\n")
     contest.print_heading("", "way", "parameters", "steps", "bits a byte")
     for text in options.texts:
         whole = text.read_bytes()
@@ -64,7 +65,7 @@ def main():
                 seen.write_bytes(whole[: len(whole) * 9 // 10])
                 unseen.write_bytes(whole[len(whole) * 9 // 10 :])
                 model = Path(folder, "model.safetensors")
-                begin(way, seen, model, seconds)
+                begin(way, seen, model, seconds, f"--seed={options.seed}")
                 parameters, steps, bits = told(model, unseen)
             print(contest.row(text.stem, way, f"{parameters:,}", f"{steps:,}", f"{bits:.3f}"),
                   flush=True)
