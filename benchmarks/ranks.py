@@ -16,6 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ from steps import CONFIGURATIONS
 from femtogpt import network
 from femtogpt.config import GPTConfig
 from femtogpt.estimate import step_time
+from femtogpt.machine import available_processors
 from femtogpt.ranks import cut, find
 
 SIZES = [1024 * 4**i for i in range(10)]  # 1 KB to 256 MB
@@ -82,10 +84,13 @@ def timed_messages(ranks, seconds):
         start, stop = owners[ranks.rank]
         received = [[] if q == ranks.rank else [np.empty(stop - start, np.float32)]
                     for q in range(ranks.size)]
+        sent = [[] if q == ranks.rank else [flat[a:b]] for q, (a, b) in enumerate(owners)]
+        nothing_else = threading.Event()
+        nothing_else.set()
         took, began = [], time.perf_counter()
         while ranks.decided(len(took) < 5 or time.perf_counter() - began < seconds):
             marks = [time.perf_counter()]
-            ranks.exchange([flat], received, owners)
+            ranks.exchange(sent, received, nothing_else)
             marks.append(time.perf_counter())
             ranks.share(flat, owners)
             took.append(np.diff([*marks, time.perf_counter()]))
@@ -146,8 +151,8 @@ def predict(names, optimizer):
             # As many sequences on one machine: the passes of all, one update.
             alone = replace(step, seconds=ranks * (step.seconds - step.update) + step.update)
             for gigabits in (1, 10, 100):
-                there = network.predict(config, optimizer, batch_size, ranks, alone, ranks,
-                                        gigabits * 1e9 / 8)
+                there = network.predict(config, optimizer, batch_size, ranks, alone,
+                                        available_processors(), ranks, gigabits * 1e9 / 8)
                 print(contest.row(name, ranks, gigabits, f"{1000 * there.seconds:,.0f}",
                                   f"{1000 * alone.seconds:,.0f}",
                                   f"{alone.seconds / there.seconds:.1f}",

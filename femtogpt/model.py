@@ -223,18 +223,40 @@ def model_forward(a, p, tokens, k, rate, sequence_keys):
 
 
 @inlined
-def model_backward(g, a, p, tokens, k, rate, sequence_keys):
-    """From a.dnorm, the gradient of a.norm[2 L], to every parameter's. Adds to g."""
+def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom):
+    """From a.dnorm, the gradient of a.norm[2 L], to every parameter's. Adds to g.
+
+    Of blocks top - 1 down to bottom; L and 0 are all, and what is above and below them.
+    """
     L = a.qkv.shape[0]
-    clear(a.dx)
-    norm_backward(a.dx, g.final_norm_gain, g.final_norm_bias, a.dnorm,
-                  a.x[2 * L], a.mean[2 * L], a.rstd[2 * L], p.final_norm_gain)
-    for l in range(L - 1, -1, -1):
+    if top == L:
+        clear(a.dx)
+        norm_backward(a.dx, g.final_norm_gain, g.final_norm_bias, a.dnorm,
+                      a.x[2 * L], a.mean[2 * L], a.rstd[2 * L], p.final_norm_gain)
+    for l in range(top - 1, bottom - 1, -1):
         block_backward(g, a, p, l, k, rate, sequence_keys)
-    embedding_backward(g.token_embedding, g.position_embedding, a.dx, tokens)
+    if bottom == 0:
+        embedding_backward(g.token_embedding, g.position_embedding, a.dx, tokens)
 
 
 @kernel
+def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, top, bottom):
+    """loss_and_gradients in parts, the first with top L, the last with bottom 0, each going on
+    from the one before. The loss is the first one's to return, the others' is 0."""
+    N, R, L = tokens.size, a.logits.shape[0], a.qkv.shape[0]
+    loss = 0.0
+    if top == L:
+        model_forward(a, p, tokens, k, rate, sequence_keys)
+        for first in range(0, N, R):
+            last = min(first + R, N)
+            loss += head_forward(a, p, targets, first, last)
+            if scale != 0:
+                head_backward(g, a, p, targets, first, last, scale)
+    if scale != 0:
+        model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom)
+    return loss
+
+
 def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys):
     """The whole pass of a micro-batch: adds scale times the gradients of the summed loss to g.
 
@@ -242,17 +264,8 @@ def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys):
     positions of the batch makes it the mean's gradient; 0: the loss alone, g stays as it is.
     sequence_keys: (B,) uint64. Returns the sum of the losses in nats, float64.
     """
-    model_forward(a, p, tokens, k, rate, sequence_keys)
-    N, R = tokens.size, a.logits.shape[0]
-    loss = 0.0
-    for first in range(0, N, R):
-        last = min(first + R, N)
-        loss += head_forward(a, p, targets, first, last)
-        if scale != 0:
-            head_backward(g, a, p, targets, first, last, scale)
-    if scale != 0:
-        model_backward(g, a, p, tokens, k, rate, sequence_keys)
-    return loss
+    return loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys,
+                                   a.qkv.shape[0], 0)
 
 
 def summed_loss(a, p, tokens, targets, k, sequence_keys):

@@ -6,19 +6,22 @@ parameters from their owners (femtogpt/ranks.py). A network takes
 
     latency * messages + bytes / bandwidth
 
-for that (Hockney 1994), while nothing is computed. benchmarks/ranks.py measures both here, and
-holds the prediction to two processes on this machine.
+for that (Hockney 1994). Parameters go while nothing is computed; of the sums, what is sent of one
+layer goes while those below it are computed, for the last time in a step (femtogpt/reduction.py).
+benchmarks/ranks.py measures both here, and holds the prediction to two processes on this machine.
 """
 
 import math
 from dataclasses import dataclass
 
 from .errors import FemtoError
-from .parallel import Branches, count_shards
-from .ranks import Ranks
+from .parallel import count_shards, micro_batch_size
+from .ranks import Ranks, cut
+from .reduction import Branches, spans_by_layer
 from .tensors import MUON_FIELDS, count_parameters
 
 LATENCY = 50e-6  # seconds a message, of Ethernet by TCP, if nothing is known of it
+BACKWARD = 2 / 3  # of a pass's arithmetic
 SMALL_SHARE = 0.1  # of a step's time, that sending may take
 
 
@@ -29,16 +32,19 @@ class _OneOf(Ranks):
 
 @dataclass(frozen=True)
 class Traffic:
-    """What the rank that sends most sends in a step: messages, one after the other; bytes."""
+    """What the rank that sends most sends: messages, one after the other, and bytes."""
 
     messages: int
     bytes: int
 
+    def seconds(self, bandwidth, latency):
+        return latency * self.messages + self.bytes / bandwidth
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of a step, in seconds: computing and sending. batch_size: sequences of a step of which
-    sending would take SMALL_SHARE."""
+    """Of a step, in seconds: computing, and sending while nothing is computed. batch_size:
+    sequences of a step of which sending would take SMALL_SHARE."""
 
     computing: float
     sending: float
@@ -50,7 +56,8 @@ class Prediction:
 
 
 def traffic(config, batch_size, accumulate, ranks):
-    """The Traffic of so many ranks. FemtoError where the batch has too few shards for them."""
+    """The Traffic of a step of so many ranks: that of sums, and that of parameters. FemtoError
+    where the batch has too few shards for them."""
     each = count_shards(config, batch_size)
     if accumulate * each < ranks:
         raise FemtoError(f"a batch of {accumulate * batch_size} for this model is cut in "
@@ -60,19 +67,27 @@ def traffic(config, batch_size, accumulate, ranks):
                for rank in range(ranks))
     others = ranks - 1
     vector = 4 * count_parameters(config) * others // ranks  # float32, but for one's own part
-    return Traffic((sums + 1) * others, (sums + 1) * vector)
+    # Each span of a layer to its owner; one that several own is cut.
+    spans = sum(map(len, spans_by_layer(config))) + others if others else 0
+    return Traffic(sums * spans, sums * vector), Traffic(others, vector)
 
 
-def predict(config, optimizer, batch_size, accumulate, step, ranks, bandwidth, latency=LATENCY):
+def predict(config, optimizer, batch_size, accumulate, step, threads, ranks, bandwidth,
+            latency=LATENCY):
     """The Prediction for so many machines of one rank each.
 
-    step: an estimate.StepTime of accumulate times batch_size sequences on one machine.
-    bandwidth: bytes a second."""
-    sent = traffic(config, batch_size, accumulate, ranks)
-    sending = latency * sent.messages + sent.bytes / bandwidth
+    step: an estimate.StepTime of accumulate times batch_size sequences on one machine, with so many
+    threads. bandwidth: bytes a second."""
+    sums, parameters = (each.seconds(bandwidth, latency)
+                        for each in traffic(config, batch_size, accumulate, ranks))
     matrices = len(MUON_FIELDS) * config.num_layers  # none of which is cut
     updating = step.update / (ranks if optimizer == "adamw" else min(ranks, matrices))
-    passes = (step.seconds - step.update) / ranks
+    passes = step.seconds - step.update
+    together = threads * micro_batch_size(config, cut(batch_size, count_shards(config, batch_size)))
+    last_backward = BACKWARD * passes * min(1.0, together / (accumulate * batch_size))
+    hidden = min(sums, last_backward) * (1 - 1 / config.num_layers)
+    sending = sums - hidden + parameters
+    passes /= ranks
     allowed = sending * (1 / SMALL_SHARE - 1) - updating
     enough = math.ceil(allowed * accumulate * batch_size / passes)
     return Prediction(passes + updating, sending, max(ranks, enough))

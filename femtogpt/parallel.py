@@ -1,11 +1,10 @@
-"""Shards of a batch over ranks and their threads, and the one place that sums their gradients.
+"""Shards of a batch over ranks and their threads, and their gradients.
 
 Bits depend neither on the number of ranks nor of threads: how a batch is cut depends on the
 batch and the model alone, a shard is computed by one thread into its own gradient vector,
-and shards are added in a fixed tree. A rank sums what branches of the tree it has whole, sends
-them, each part to the rank that owns it, and that one sums the rest of the tree. Where it has
-more shards than it needs at once it computes them in passes, and keeps of those before only the
-sums that wait for more: of N passes log2(N) or so.
+and shards are added in a fixed tree (reduction.py). Where a rank has more shards than it needs at
+once it computes them in passes, and keeps of those before only the sums that wait for more: of N
+passes log2(N) or so.
 """
 
 import itertools
@@ -25,10 +24,12 @@ from .model import (
     allocate_activations,
     constants,
     loss_and_gradients,
+    loss_and_some_gradients,
     summed_loss,
 )
-from .optimizer import BLOCK, sum_shards, sum_tree
+from .optimizer import BLOCK, sum_shards
 from .ranks import ALONE, cut
+from .reduction import Branches, SumOverRanks
 from .tensors import count_parameters, views
 
 
@@ -65,49 +66,6 @@ def micro_batch_size(config, shards):
     return -(-longest // passes)
 
 
-class Branches:
-    """The tree that sums a batch's shards, cut for ranks, and a rank's part of it for passes.
-
-    shards: how many there are in all. passes: of each this rank's shards in it, counted from its
-    first, as (start, stop); the rows that they go to; and the additions among rows, (to, from),
-    that can be made then. rows: how many that takes. own_roots: those that hold, after the last
-    pass, a sum that goes into more, the first of them row 0. roots: the sums of all ranks, as
-    shards; places: of each rank, where its own stand among them. pairs: the additions that are
-    left, of roots.
-    """
-
-    def __init__(self, shards, ranks, at_once):
-        """at_once: how many shards a pass has at most."""
-        self.shards = shards
-        pairs, parts = sum_tree(shards), cut(shards, ranks.size)
-        rank_of = np.repeat(np.arange(ranks.size), [b - a for a, b in parts])
-        # The addition (to, from) closes a branch of 2 (from - to) shards, which begins at to.
-        last = np.minimum(2 * pairs[:, 1] - pairs[:, 0], shards) - 1
-        whole = rank_of[pairs[:, 0]] == rank_of[last]
-        self.roots = np.setdiff1d(np.arange(shards), pairs[whole, 1])
-        self.places = [np.flatnonzero(rank_of[self.roots] == q) for q in range(ranks.size)]
-        self.pairs = np.searchsorted(self.roots, pairs[~whole])
-        start, stop = parts[ranks.rank]
-        own = whole & (rank_of[pairs[:, 0]] == ranks.rank)
-        self._plan(stop - start, pairs[own] - start, last[own] - start, at_once)
-        self.own_roots = self._row[self.roots[self.places[ranks.rank]] - start]
-
-    def _plan(self, shards, pairs, last, at_once):
-        """The passes over this rank's shards; last: of each of pairs, the shard it waits for."""
-        self.passes, self.rows, free = [], 0, []
-        self._row = np.empty(shards, np.int64)
-        for a in range(0, shards, at_once):
-            b = min(a + at_once, shards)
-            for shard in range(a, b):
-                if not free:
-                    free.append(self.rows)
-                    self.rows += 1
-                self._row[shard] = free.pop()
-            ready = pairs[(a <= last) & (last < b)]
-            self.passes.append(((a, b), self._row[a:b], self._row[ready]))
-            free += self._row[ready[:, 1]].tolist()
-
-
 class Engine:
     """Computes losses and gradients of batches with a pool of threads. A context manager.
 
@@ -116,12 +74,11 @@ class Engine:
 
     def __init__(self, config, batch_size, threads=None, ranks=ALONE, owners=None, shards=None,
                  micro_batch=None, accumulate=1):
-        """owners: of each rank the range that it has of the gradient [default: all, if alone].
+        """owners: of each rank the range that it has of the gradient, where there are several.
         shards: how many a batch is cut in [default: count_shards']. micro_batch: how many
         sequences of a shard are worked on at once [default: micro_batch_size's]. accumulate: of how
         many times batch_size, and of so many times the shards, a batch is."""
         self.config, self.batch_size, self.ranks = config, accumulate * batch_size, ranks
-        self.owners = owners or [(0, count_parameters(config))]
         self.threads = threads or max(1, available_processors() // ranks.here)
         each = shards or count_shards(config, batch_size)
         shards = cut(self.batch_size, accumulate * each)  # so many times those of batch_size
@@ -136,6 +93,8 @@ class Engine:
                        for start, stop in shards[first:last]]
         self._branches = Branches(len(shards), ranks, shards_at_once(each, self.threads))
         self.passes = self._branches.passes
+        self._over_ranks = (SumOverRanks(config, self._branches, ranks, owners)
+                            if ranks.size > 1 else None)
         self.constants = constants(config)
         self.gradients = None
         self._spaces = queue.SimpleQueue()
@@ -150,6 +109,8 @@ class Engine:
 
     def __exit__(self, *_):
         self._pool.shutdown()
+        if self._over_ranks:
+            self._over_ranks.close()
         if self._limits is not None:
             self._limits.restore_original_limits()
 
@@ -188,48 +149,39 @@ class Engine:
         p = views(parameters, self.config)
         scale = 1 / (self.batch_size * self.config.num_tokens)
 
-        def compute(shard, row):
-            self.gradients[row] = 0
-            return self._over_micro_batches(
-                shard, windows, keys,
-                lambda a, tokens, targets, part: loss_and_gradients(
-                    self._gradient_views[row], a, p, tokens, targets, self.constants,
-                    scale, rate, part),
-            )
+        def compute(shard, row, told):
+            def micro_batch(a, tokens, targets, part, last):
+                arguments = (self._gradient_views[row], a, p, tokens, targets, self.constants,
+                             scale, rate, part)
+                if not (told and last):
+                    return loss_and_gradients(*arguments)
+                losses = []
+                for layer in reversed(range(self.config.num_layers)):
+                    losses.append(loss_and_some_gradients(*arguments, layer + 1, layer))
+                    told.ready(self.config.num_layers - 1 - layer)
+                return losses[0]
 
-        losses = []
-        for own, rows, pairs in self.passes:
+            self.gradients[row] = 0
+            return self._over_micro_batches(shard, windows, keys, micro_batch)
+
+        losses, last_pass = [], self.passes[-1]
+        for each in self.passes:
+            own, rows, pairs = each
+            told = self._over_ranks if each is last_pass else None
+            if told:
+                told.begin(self.gradients, pairs, len(rows))
             work = zip(self.shards[slice(*own)], rows, strict=True)
-            losses += self.map(lambda job: compute(*job), work)
-            self._sum(self.gradients, pairs, self._squares)
+            losses += self.map(lambda job, told=told: compute(*job, told), work)
+            if told:
+                told.finish(self._sum, self._squares)
+            else:
+                self._sum(self.gradients, pairs, self._squares)
         loss = sum(self.ranks.gather(losses, self._branches.shards).tolist()) * scale
-        squares = self._squares
-        if self.ranks.size > 1:
-            squares = self._sum_over_ranks()
-        return loss, self.gradients[0], squares
+        return loss, self.gradients[0], self._squares
 
     def _sum(self, rows, pairs, squares):
         self.map(lambda blocks: sum_shards(rows, pairs, squares, *blocks),
                  cut(squares.size, self.threads))
-
-    def _sum_over_ranks(self):
-        """The rest of the tree, in this rank's range widened to blocks; the squares of all."""
-        branches, size = self._branches, self.gradients.shape[1]
-        blocks = [(start // BLOCK, -(-stop // BLOCK)) for start, stop in self.owners]
-        wide = [(a * BLOCK, min(b * BLOCK, size)) for a, b in blocks]
-        start, stop = wide[self.ranks.rank]
-        rows = np.empty((len(branches.roots), stop - start), np.float32)
-        mine = [self.gradients[row] for row in branches.own_roots]
-        self.ranks.exchange(mine, [[rows[i] for i in places] if q != self.ranks.rank else []
-                                   for q, places in enumerate(branches.places)], wide)
-        for i, row in zip(branches.places[self.ranks.rank], mine, strict=True):
-            rows[i] = row[start:stop]
-        a, b = blocks[self.ranks.rank]
-        self._sum(rows, branches.pairs, self._squares[a:b])
-        self.gradients[0][start:stop] = rows[0]
-        # A block that two ranks share both have, with the same bits.
-        self.ranks.share_squares(self._squares, blocks)
-        return self._squares
 
     def mean_loss(self, parameters, windows):
         """The mean loss in nats over all positions of windows (any number of them)."""
@@ -239,7 +191,7 @@ class Engine:
         losses = self.map(
             lambda part: self._over_micro_batches(
                 part, windows, keys,
-                lambda a, tokens, targets, part: summed_loss(
+                lambda a, tokens, targets, part, _: summed_loss(
                     a, p, tokens, targets, self.constants, part),
             ),
             parts[slice(*self.ranks.own(len(parts)))],
@@ -248,7 +200,8 @@ class Engine:
         return sum(losses) / (len(windows) * self.config.num_tokens)
 
     def _over_micro_batches(self, span, windows, keys, function):
-        """The sum of function(activations, tokens, targets, keys) over a span's micro-batches."""
+        """The sum of function(activations, tokens, targets, keys, last) over a span's
+        micro-batches; last: whether it is."""
         space = self._spaces.get()
         total = 0.0
         try:
@@ -259,7 +212,8 @@ class Engine:
                     space = allocate_activations(self.config, count)
                 part = windows[start : start + count]
                 tokens, targets = part[:, :-1].ravel(), part[:, 1:].ravel()
-                total += function(space, tokens, targets, keys[start : start + count])
+                total += function(space, tokens, targets, keys[start : start + count],
+                                  start + count == stop)
                 start += count
         finally:
             self._spaces.put(space)

@@ -16,6 +16,8 @@ import numpy as np
 from .errors import FemtoError
 from .launch import launched
 
+POLL_SECONDS = 0.001  # between looks at messages, while something is computed
+
 
 def cut(count, parts):
     """range(count) in `parts` runs that differ by one at most: a list of (start, stop)."""
@@ -51,12 +53,17 @@ class Ranks:
     def collect(self, flat, owners):
         """Each rank's range to the first rank's flat."""
 
-    def exchange(self, sent, received, owners):
-        """Slices of rows to the ranks that own them.
+    def exchange(self, sent, received, hurry):
+        """Arrays to each rank, and from each.
 
-        sent: this rank's rows, flat float32 each, of which owners[q] goes to rank q. received: of
-        each rank, arrays for the rows it sends, as long as this rank's range (its own: none).
+        sent, received: of each rank a list of flat float32 arrays, as long as what that one
+        receives and sends (its own: none). hurry: a threading.Event; until it is set something else
+        is computed meanwhile.
         """
+
+    def waiting(self, what):
+        """A context manager: in it this rank waits for others. what: a phrase for it."""
+        return nullcontext()
 
     def decided(self, values):
         """The first rank's list of numbers, by all."""
@@ -83,7 +90,7 @@ def _waits_in(what):
     def wrap(method):
         @functools.wraps(method)
         def waiting(self, *arguments):
-            with self.watchdog.over(what) if self.watchdog else nullcontext():
+            with self.waiting(what):
                 return method(self, *arguments)
         return waiting
     return wrap
@@ -93,6 +100,9 @@ class MPIRanks(Ranks):
     """Ranks of an MPI communicator. watchdog: a Watchdog that looks after their waits, or None."""
 
     watchdog = None
+
+    def waiting(self, what):
+        return self.watchdog.over(what) if self.watchdog else nullcontext()
 
     def __init__(self, mpi):
         self.mpi, self.world = mpi, mpi.COMM_WORLD
@@ -134,16 +144,17 @@ class MPIRanks(Ranks):
         else:
             self.world.Gatherv([flat[start:stop], self.mpi.FLOAT], None)
 
-    @_waits_in("the sum of gradients")
-    def exchange(self, sent, received, owners):
-        waiting = []
-        for q, rows in enumerate(received):
-            waiting += [self.world.Irecv(row, q, tag) for tag, row in enumerate(rows)]
-        for q, (start, stop) in enumerate(owners):
-            if q != self.rank:
-                waiting += [self.world.Isend(row[start:stop], q, tag)
-                            for tag, row in enumerate(sent)]
-        self.mpi.Request.Waitall(waiting)
+    def exchange(self, sent, received, hurry):
+        requests = [self.world.Irecv(array, q, tag) for q, arrays in enumerate(received)
+                    for tag, array in enumerate(arrays)]
+        requests += [self.world.Isend(array, q, tag) for q, arrays in enumerate(sent)
+                     for tag, array in enumerate(arrays)]
+        # MPI moves large messages only while it is called, and one that waits in it takes a
+        # processor.
+        while not self.mpi.Request.Testall(requests):
+            if hurry.wait(POLL_SECONDS):
+                self.mpi.Request.Waitall(requests)
+                return
 
     @_waits_in("hearing what the first one decides")
     def decided(self, values):
@@ -180,4 +191,7 @@ def find():
     if MPI.COMM_WORLD.size == 1:
         raise FemtoError("started as one of several processes, but mpi4py is of another MPI and "
                          "finds one: use the mpiexec that came with it")
+    if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+        raise FemtoError("this MPI may be called by the main thread alone, and femtogpt sends from "
+                         "another: build mpi4py with an MPI that has MPI_THREAD_SERIALIZED")
     return MPIRanks(MPI)

@@ -101,13 +101,13 @@ def test_nan_on_one_alone_is_told_once_by_all(folder, where):
     code = """if True:
         from femtogpt import parallel, trainer
         if rank == 1 and WHERE == "gradient":
-            def poisoned(g, *rest, compute=parallel.loss_and_gradients, calls=[]):
+            def poisoned(g, *rest, compute=parallel.loss_and_some_gradients, calls=[]):
                 loss = compute(g, *rest)
                 calls.append(loss)
                 if len(calls) == 20:
                     g.token_embedding[0, 0] = float("nan")
                 return loss
-            parallel.loss_and_gradients = poisoned
+            parallel.loss_and_some_gradients = poisoned
         elif rank == 1:
             def poisoned(engine_map, config, parameters, gradient, squares, state, *rest,
                          update=trainer.update):

@@ -13,7 +13,9 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -21,16 +23,23 @@ import pytest
 from mpirun import all_ended, begin, fill, finish, in_proc, mpi, processes
 from small import environment, fresh_model, some_run, text
 
-from femtogpt import checkpoint
+from femtogpt import checkpoint, optimizer, parallel
 from femtogpt.config import GPTConfig
 from femtogpt.data import draw_batch
 from femtogpt.errors import FemtoError
 from femtogpt.launch import SIZES as SIZE_VARIABLES
-from femtogpt.model import initial_parameters
+from femtogpt.model import (
+    allocate_activations,
+    constants,
+    initial_parameters,
+    loss_and_gradients,
+    loss_and_some_gradients,
+)
 from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, ownership, sum_tree, update
-from femtogpt.parallel import Branches, Engine, count_shards
+from femtogpt.parallel import Engine, count_shards
 from femtogpt.ranks import Ranks, cut, find
-from femtogpt.tensors import MUON_FIELDS, count_parameters, ranges
+from femtogpt.reduction import Branches, spans_by_layer
+from femtogpt.tensors import MUON_FIELDS, count_parameters, ranges, views
 from femtogpt.trainer import Trainer
 
 # ---- one process: who does what
@@ -56,11 +65,10 @@ class Thread(Ranks):
     def gather(self, values, count):
         return np.concatenate(self._told(values))
 
-    def exchange(self, sent, received, owners):
-        start, stop = owners[self.rank]
-        for q, rows in enumerate(self._told(sent)):
-            for mine, row in zip(received[q], rows if q != self.rank else [], strict=True):
-                mine[:] = row[start:stop]
+    def exchange(self, sent, received, hurry):
+        for arrays, told in zip(received, self._told(sent), strict=True):
+            for array, theirs in zip(arrays, told[self.rank], strict=True):
+                array[:] = theirs
         self._barrier.wait()
 
     def share_squares(self, squares, owners):
@@ -144,6 +152,63 @@ def test_ranks_and_threads_get_the_gradient_of_one(batch_size, accumulate):
             np.testing.assert_array_equal(one[2], squares)
 
 
+@pytest.mark.parametrize("config", [GPTConfig(5, 8, 8, 1, 1), GPTConfig(300, 16, 64, 3, 4),
+                                    GPTConfig(50, 8, 16, 2, 2, recipe="femto")])
+def test_layers_have_every_gradient_once(config):
+    """And what is sent first is not touched by the layers that are computed after it."""
+    spans = spans_by_layer(config)
+    assert len(spans) == config.num_layers
+    times = np.zeros(count_parameters(config), np.int64)
+    for start, stop in (span for layer in spans for span in layer):
+        times[start:stop] += 1
+    assert (times == 1).all()
+    parameters = initial_parameters(config, 1) + np.float32(0.01)
+    windows, keys = draw_batch(np.arange(500) % 5, config.num_tokens, 2, 3, 4)
+    gradient = np.zeros_like(parameters)
+    arguments = (views(gradient, config), allocate_activations(config, 2),
+                 views(parameters, config), windows[:, :-1].ravel(),
+                 windows[:, 1:].ravel(), constants(config), 0.1, 0.0, keys)
+    done = []
+    for i, layer in enumerate(reversed(range(config.num_layers))):
+        loss_and_some_gradients(*arguments, layer + 1, layer)
+        done.append([gradient[a:b].copy() for a, b in spans[i]])
+    for parts, layer in zip(done, spans, strict=True):
+        for part, (start, stop) in zip(parts, layer, strict=True):
+            np.testing.assert_array_equal(part, gradient[start:stop])
+    whole = np.zeros_like(parameters)
+    loss_and_gradients(views(whole, config), *arguments[1:])
+    np.testing.assert_array_equal(gradient, whole)
+
+
+def test_what_is_summed_goes_while_lower_layers_are_computed(monkeypatch):
+    config = GPTConfig(5, 8, 8, 3, 1)
+    sent = [threading.Event() for _ in range(3)]
+
+    class First(OneOf):
+        def exchange(self, *_):
+            next(event for event in sent if not event.is_set()).set()
+
+        def share_squares(self, *_):
+            pass
+
+        def gather(self, values, count):
+            return np.zeros(count)
+
+    def compute(*arguments, compute=parallel.loss_and_some_gradients):
+        top = arguments[-2]
+        assert all(event.wait(30) for event in sent[: 3 - top])  # those above this one
+        return compute(*arguments)
+
+    monkeypatch.setattr(parallel, "loss_and_some_gradients", compute)
+    owners = ownership(config, "muon", 2)
+    with Engine(config, 4, 2, First(0, 2), owners, shards=4) as engine:
+        start, stop = engine.part
+        engine.loss_and_gradient(
+            initial_parameters(config, 1), np.zeros((stop - start, 9), np.int64), 0.0,
+            np.zeros(stop - start, np.uint64))
+    assert sent[-1].is_set()
+
+
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
 def test_every_parameter_has_one_owner_and_matrices_are_whole(kind, size):
@@ -161,6 +226,42 @@ def test_every_parameter_has_one_owner_and_matrices_are_whole(kind, size):
                 if start < edge < stop:
                     assert (field in MUON_FIELDS and (edge - start) % each == 0) or (
                         field not in MUON_FIELDS and edge % BLOCK == 0)
+
+
+def test_ranks_turn_as_much_each():
+    """Counted by Python's own run of orthogonalise: a matrix four times as long is not four times
+    the work, and q, k and v are three."""
+    counted = []
+
+    def product(out, x, y, half=1.0):
+        counted.append(half * x.shape[0] * x.shape[1] * y.shape[1])
+        out[...] = 0
+
+    turn = types.FunctionType(optimizer.orthogonalise.py_func.__code__, vars(optimizer) | {
+        "matmul": product, "symmetric_matmul": partial(product, half=0.5),
+        # The rest is small beside them, and only compiled code may call it.
+        **dict.fromkeys(("dot_row", "scale_row", "polynomial_row"), lambda *_: 0.0)})
+
+    def work(rows, columns):
+        counted.clear()
+        turn(np.ones((rows, columns), np.float32), np.ones((rows, columns), np.float32))
+        return sum(counted)
+
+    config, C = GPTConfig(50, 16, 64, 8, 4), 64
+    square, long = work(C, C), work(C, 4 * C)
+    costs = {"query_key_value_weight": 3 * square, "projection_weight": square,
+             "up_weight": long, "down_weight": long}
+    assert square < long < 2 * square
+    for size in (2, 3, 4):
+        shares = []
+        for start, stop in ownership(config, "muon", size):
+            share = 0
+            for field, cost in costs.items():
+                first, last = getattr(ranges(config), field)
+                share += cost * (min(last, stop) - max(first, start)) / (last - first) * (
+                    min(last, stop) > max(first, start))
+            shares.append(share / sum(costs.values()))
+        assert max(shares) < 1.2 / size
 
 
 def test_more_processes_than_shards():

@@ -46,6 +46,7 @@ def command(context, model, kind, batch_size, accumulate, ranks, bandwidth, thre
 
     from ..estimate import compute_optimal_steps, file_bytes, step_time
     from ..experiment.entries import nearest_in_log
+    from ..machine import available_processors
     from ..network import predict, traffic
     from ..optimizer import OPTIMIZER
     from ..parallel import memory_to_train
@@ -66,6 +67,7 @@ def command(context, model, kind, batch_size, accumulate, ranks, bandwidth, thre
     if ranks:
         traffic(config, batch_size, accumulate, ranks)  # now, not after the timing
     say_if_compiling()
+    threads = threads or available_processors()
     step = step_time(config, batch_size, optimizer, threads, accumulate=accumulate)
     values = {
         "parameters": count_parameters(config),
@@ -81,7 +83,7 @@ def command(context, model, kind, batch_size, accumulate, ranks, bandwidth, thre
     }
     if ranks:
         bandwidth = bandwidth or 1.0
-        there = predict(config, optimizer, batch_size, accumulate, step, ranks,
+        there = predict(config, optimizer, batch_size, accumulate, step, threads, ranks,
                         bandwidth * 1e9 / 8)
         values["predicted"] = {
             "ranks": ranks, "gigabits_per_second": bandwidth, "seconds_a_step": there.seconds,
@@ -102,8 +104,8 @@ def command(context, model, kind, batch_size, accumulate, ranks, bandwidth, thre
     if ranks:
         click.echo(f"  on {ranks} machines like this one, at {bandwidth:g} Gb/s, it would be "
                    f"{_time(there.seconds)} (computing {_time(there.computing)}, sending "
-                   f"{_time(there.sending)}), {step.seconds / there.seconds:.1f} times as fast: a "
-                   "prediction; sending would take a tenth of a step of "
+                   f"{_time(there.sending)} more), {step.seconds / there.seconds:.1f} times as "
+                   "fast: a prediction; sending would take a tenth of a step of "
                    f"{there.batch_size:,} sequences")
 
     def told(what, steps, more=""):
