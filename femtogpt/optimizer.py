@@ -130,11 +130,19 @@ def ownership(config, kind, ranks):
             if field in MUON_FIELDS:
                 each = (stop - start) // config.num_layers
                 starts += range(start, stop, each)
-                costs += [each / BLOCK * config.embedding_degree / 16] * config.num_layers
+                costs += [_muon_cost(field, each, config.embedding_degree)] * config.num_layers
     before = np.cumsum([0.0, *costs[:-1]]) / sum(costs) * ranks
     edges = [0, *np.searchsorted(before, range(1, ranks)).tolist(), len(starts)]
     starts.append(size)
     return [(starts[a], starts[b]) for a, b in itertools.pairwise(edges)]
+
+
+def _muon_cost(field, size, width):
+    """What orthogonalise takes for a layer of a field of so many numbers: its products, as blocks
+    of AdamW's, of which each takes about as long as BLOCK of a product's rows of 160."""
+    matrices = 3 if field == "query_key_value_weight" else 1
+    longer = size / matrices / width
+    return matrices * width**2 * (1.5 * longer + 8.5 * width) / (160 * BLOCK)
 
 
 def update(engine_map, config, parameters, gradient, squares, state, rate, muon_decay=0.0,
