@@ -18,11 +18,11 @@ LADDER = ((32, 4, 2), (48, 4, 4), (64, 4, 4), (80, 6, 4), (128, 6, 8), (160, 8, 
 ENOUGH_STEPS = 250  # a larger shape must get as many
 PARAMETERS_A_TOKEN = 6  # of the text, at most: larger ones learn it by heart at once
 BPE_BYTES = 200_000  # a text of fewer leaves too few examples of each token
-BYTES_A_TOKEN = 2000  # of the text, for each token of a vocabulary
-LARGEST_VOCABULARY = 4096
+BYTES_A_TOKEN = 2500  # of the text, for each token of a vocabulary
+SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 384, 4096
 WIDE, MOST_CHARACTERS = 1.3, 1000  # bytes a character, and how many, for a vocabulary of them
-NUM_TOKENS = 80
-EPOCHS = ((4, 0.0), (12, 0.1), (24, 0.2))  # readings of the text up to which there is that dropout
+NUM_TOKENS = 128
+EPOCHS = ((2, 0.0), (5, 0.1), (24, 0.2))  # readings of the text up to which there is that dropout
 MOST_DROPOUT = 0.3
 MOST_EPOCHS, FEWEST_STEPS = 24, 200  # readings of the text, unless they are fewer steps than these
 
@@ -122,7 +122,7 @@ def _tokenizer(seen):
     """(name, vocab_size, about how many tokens the text is, why) for a Look."""
     size = f"{seen.size / 1e6:.1f} MB" if seen.size >= 1e6 else f"{seen.size / 1000:.0f} KB"
     if seen.size >= BPE_BYTES:
-        vocab_size = max(512, min(LARGEST_VOCABULARY, seen.size // BYTES_A_TOKEN // 64 * 64))
+        vocab_size = max(SMALLEST_VOCABULARY, min(LARGEST_VOCABULARY, seen.size // BYTES_A_TOKEN // 64 * 64))
         return "bpe", vocab_size, seen.size // 2, (
             f"bpe, {vocab_size} tokens: {size} of text show each often, and a step reads twice as "
             "much as of bytes",)

@@ -52,7 +52,7 @@ def test_the_tokenizer_goes_with_the_text(told, tokenizer):
 def test_a_vocabulary_grows_with_the_text():
     sizes = [choose(seen(size), 600, by_arithmetic).vocab_size
              for size in (300_000, 1_100_000, 4_000_000, 10**9)]
-    assert sizes == sorted(sizes) and sizes[0] == 512 and sizes[-1] == 4096
+    assert sizes == sorted(sizes) and sizes[0] == 384 and sizes[-1] == 4096
     assert sizes[1] < sizes[2]
 
 
