@@ -122,7 +122,8 @@ def _tokenizer(seen):
     """(name, vocab_size, about how many tokens the text is, why) for a Look."""
     size = f"{seen.size / 1e6:.1f} MB" if seen.size >= 1e6 else f"{seen.size / 1000:.0f} KB"
     if seen.size >= BPE_BYTES:
-        vocab_size = max(SMALLEST_VOCABULARY, min(LARGEST_VOCABULARY, seen.size // BYTES_A_TOKEN // 64 * 64))
+        possible = seen.size // BYTES_A_TOKEN // 64 * 64
+        vocab_size = max(SMALLEST_VOCABULARY, min(LARGEST_VOCABULARY, possible))
         return "bpe", vocab_size, seen.size // 2, (
             f"bpe, {vocab_size} tokens: {size} of text show each often, and a step reads twice as "
             "much as of bytes",)
