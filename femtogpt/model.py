@@ -241,8 +241,11 @@ def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom):
 
 @kernel
 def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, top, bottom):
-    """loss_and_gradients in parts, the first with top L, the last with bottom 0, each going on
-    from the one before. The loss is the first one's to return, the others' is 0."""
+    """loss_and_gradients in parts, each of which goes on from the one before.
+
+    top, bottom: it goes back through blocks top - 1 to bottom. With top L the forward and the head
+    come first, and it returns the loss (else 0); with bottom 0 the embedding comes last.
+    """
     N, R, L = tokens.size, a.logits.shape[0], a.qkv.shape[0]
     loss = 0.0
     if top == L:

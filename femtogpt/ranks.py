@@ -101,14 +101,14 @@ class MPIRanks(Ranks):
 
     watchdog = None
 
-    def waiting(self, what):
-        return self.watchdog.over(what) if self.watchdog else nullcontext()
-
     def __init__(self, mpi):
         self.mpi, self.world = mpi, mpi.COMM_WORLD
         self.rank, self.size = self.world.rank, self.world.size
         self._machine = self.world.Split_type(mpi.COMM_TYPE_SHARED)
         self.here, self.first_here = self._machine.size, self._machine.rank == 0
+
+    def waiting(self, what):
+        return self.watchdog.over(what) if self.watchdog else nullcontext()
 
     @_waits_in("the exchange of losses")
     def gather(self, values, count):
