@@ -24,6 +24,7 @@ WIDE, MOST_CHARACTERS = 1.3, 1000  # bytes a character, and how many, for a voca
 NUM_TOKENS = 128
 EPOCHS = ((2, 0.0), (5, 0.1), (24, 0.2))  # readings of the text up to which there is that dropout
 MOST_DROPOUT = 0.3
+MOST_HELD_BACK, ENOUGH_HELD_BACK = 0.1, 40_000  # of the text, or so many bytes if that is less
 MOST_EPOCHS, FEWEST_STEPS = 24, 200  # readings of the text, unless they are fewer steps than these
 
 
@@ -111,6 +112,12 @@ def choose(seen, seconds, timed=None):
                 "by heart",)
     return Plan(tokenizer, vocab_size, chosen, NUM_TOKENS, dropout, seconds, min(steps, longest),
                 longest < steps, why)
+
+
+def held_back(size):
+    """Which part of a text of so many bytes to keep for measuring: enough to tell how good a model
+    is, and no more, for what is measured on is not learnt from."""
+    return min(MOST_HELD_BACK, ENOUGH_HELD_BACK / max(1, size))
 
 
 def shape_text(shape):

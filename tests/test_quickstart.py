@@ -81,6 +81,12 @@ def test_what_is_read_often_gets_dropout_and_an_end():
     assert plans[0].steps == quickstart.FEWEST_STEPS
 
 
+def test_a_tenth_is_held_back_or_as_much_as_is_enough():
+    assert [quickstart.held_back(size) for size in (0, 3000, 400_000)] == [0.1, 0.1, 0.1]
+    assert quickstart.held_back(1_000_000) == 0.04
+    assert quickstart.held_back(10**9) * 10**9 == pytest.approx(40_000)
+
+
 def test_every_choice_has_its_reason():
     plan = choose(seen(), 60, by_arithmetic)
     assert plan.tokenizer in plan.why[0]
@@ -104,6 +110,8 @@ def test_the_command_makes_trains_speaks_and_reports(folder):
     calls = [shlex.split(line)[2:] for line in result.stderr.splitlines() if line[:2] == "$ "]
     assert [call[0] for call in calls] == ["init", "train", "generate", "report"]
     assert "--dataset=my text.txt" in calls[1] and "--steps=30" in calls[1]
+    size = len(text().encode())
+    assert f"--val-fraction={quickstart.held_back(size):.3g}" in calls[1]
     model = checkpoint.load("model.safetensors")
     assert model.step == 30 and model.history.validation
     assert model.run["dropout"] == 0.3

@@ -40,7 +40,7 @@ def command(texts, model, seconds, preset, seed, force):
     from dataclasses import replace
 
     from ..data import find_texts
-    from ..quickstart import PRESETS, choose, look, shape_text
+    from ..quickstart import PRESETS, choose, held_back, look, shape_text
 
     found = find_texts(texts, "quickstart")
     if preset:
@@ -66,7 +66,8 @@ def command(texts, model, seconds, preset, seed, force):
     forced = ["--force"] if force else []
     _call("init", f"--model={model}", *shape, *data, f"--seed={seed}", *forced)
     _call("train", f"--model={model}", *datasets, f"--for={plan.seconds}", f"--seed={seed}",
-          f"--batch-size={plan.batch_size}", f"--dropout={plan.dropout:g}", "--val-fraction=0.1",
+          f"--batch-size={plan.batch_size}", f"--dropout={plan.dropout:g}",
+          f"--val-fraction={held_back(sum(text.size for text in found)):.3g}",
           *([f"--steps={plan.steps}"] if plan.limited else []),
           *([f"--eval-every={max(EVAL_STEPS, plan.steps // EVALS)}"] if plan.steps else []))
     best = _best(model)
