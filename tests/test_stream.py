@@ -24,7 +24,7 @@ CHAR = train_char(AWKWARD + TEXT.decode() + "\n")
 PIECES = PiecesTokenizer([b"<unk>", b"a", b"ab", b"abc", b"ca", b" \n", b"\n\n\n", "é".encode(),
                           b"\xff\x00", "日本".encode()])
 TOKENIZERS = {
-    "byte": ByteTokenizer(), "ascii": AsciiTokenizer(), "pieces": PIECES,
+    "byte": ByteTokenizer(), "pieces": PIECES,
     **{f"bpe {split}": tokenizer for split, tokenizer in TRAINED.items()},
     **{f"bpe lowered {split}": tokenizer for split, tokenizer in LOWERED.items()},
     "lowercase of pieces": LowercaseTokenizer(PIECES),
@@ -89,13 +89,17 @@ def test_chunks_stay_whole_whatever_the_merges(split, blocks):
     assert chunks == split_chunks(b"".join(blocks), split)
 
 
+@pytest.mark.parametrize("tokenizer, characters", [
+    (CHAR, CHAR.characters), (AsciiTokenizer(), "abc \n~\t"),
+], ids=["char", "ascii"])
 @settings(deadline=None)
-@given(in_blocks(st.text(CHAR.characters, max_size=40).map(str.encode)))
-def test_characters_in_blocks(blocks):
-    assert together(CHAR, blocks).tolist() == CHAR.encode(b"".join(blocks)).tolist()
+@given(st.data())
+def test_characters_in_blocks(tokenizer, characters, data):
+    blocks = data.draw(in_blocks(st.text(characters, max_size=40).map(str.encode)))
+    assert together(tokenizer, blocks).tolist() == tokenizer.encode(b"".join(blocks)).tolist()
 
 
-@pytest.mark.parametrize("tokenizer", [train_char("ab\né日"),
+@pytest.mark.parametrize("tokenizer", [train_char("ab\né日"), AsciiTokenizer(),
                                        PiecesTokenizer([b"a", b"ab", b"\n", "é".encode()])])
 @settings(deadline=None)
 @given(in_blocks(st.text("ab\né日🙂", max_size=30).map(str.encode)

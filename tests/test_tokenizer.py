@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -74,16 +75,17 @@ def test_ascii_round_trip(text):
     assert tokenizer.decode(ids) == text.encode()
 
 
-def test_ascii_has_101_ids_and_one_unk_a_character():
+def test_ascii_has_101_ids_and_refuses_what_is_beyond():
     tokenizer = AsciiTokenizer()
     assert tokenizer.vocab_size == 101
     assert [tokenizer.piece(i).decode() for i in range(100)] == list(ASCII)
     assert tokenizer.piece(100) == b"<unk>"
-    # One per character, not per byte; one per byte where there is no character.
-    assert tokenizer.encode("é🙂\x00\x7f").tolist() == [100] * 4
-    assert tokenizer.encode(b"\xc3\xa9\xff\xfe").tolist() == [100] * 3
-    assert tokenizer.decode(tokenizer.encode("né")) == b"n<unk>"
-    assert 100 not in tokenizer.encode("<unk>")
+    assert tokenizer.decode([100]) == b"<unk>" and 100 not in tokenizer.encode("<unk>")
+    for text, told in (("a\nnaïve", "character 'ï' (U+00EF) at line 2, column 3 is not among"),
+                       (b"ab\xff", "byte 0xFF at line 1, column 3"), ("\x00", "U+0000"),
+                       ("\x7f", "U+007F")):
+        with pytest.raises(FemtoError, match=re.escape(told)):
+            tokenizer.encode(text)
 
 
 @settings(deadline=None)

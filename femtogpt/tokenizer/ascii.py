@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from femtogpt.tokenizer.protocol import as_bytes, check_ids, pack_ids
+from femtogpt.tokenizer.protocol import as_bytes, check_ids, pack_ids, unknown_byte
 from femtogpt.tokenizer.stream import encode_blocks, whole_characters
 
 # In code point order: \t \n \x0b \x0c \r, then the 95 printable characters.
@@ -16,26 +16,32 @@ UNKNOWN_ID = len(CHARACTERS)
 
 
 class AsciiTokenizer:
-    """100 ASCII characters (ids 0..99) and `<unk>` (id 100).
+    """100 ASCII characters (ids 0..99), and `<unk>` (id 100), which no text yields.
 
-    Every other character of a text, and every byte that is no valid UTF-8, becomes
-    one `<unk>`. That is lossy: `<unk>` decodes to the five letters "<unk>", so that a
-    reader sees the gap. The letters "<unk>" in a text are five ordinary characters.
+    femtoGPT's vocabulary has that token for what it cannot spell; so models are of one size.
+    Here a text comes back exactly or is refused.
     """
 
     name = "ascii"
     vocab_size = len(CHARACTERS) + 1
 
     def __init__(self):
-        self._ids = np.full(129, UNKNOWN_ID, np.uint16)  # [128]: all beyond ASCII
+        self._ids = np.full(256, UNKNOWN_ID, np.uint16)
         self._ids[list(CHARACTERS)] = np.arange(len(CHARACTERS))
         self._pieces = [bytes([c]) for c in CHARACTERS] + [UNKNOWN]
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        """One id a character: (n,) uint16."""
-        text = as_bytes(text).decode("utf-8", "surrogateescape")
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        return pack_ids(self._ids[np.minimum(points, 128)], self.vocab_size)
+        """One id a character: (n,) uint16. Raises FemtoError for any other character or byte."""
+        data = as_bytes(text)
+        ids = self._ids[np.frombuffer(data, np.uint8)]
+        unknown = ids == UNKNOWN_ID
+        if unknown.any():
+            raise unknown_byte(
+                data, int(unknown.argmax()),
+                f"is not among the {UNKNOWN_ID} characters of ascii; remove it from the text, or "
+                "start a model with --tokenizer byte"
+            )
+        return pack_ids(ids, self.vocab_size)
 
     def encode_blocks(self, blocks: Iterable[bytes]) -> Iterator[np.ndarray]:
         """`encode` of the blocks joined, in parts."""

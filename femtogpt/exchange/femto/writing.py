@@ -102,7 +102,7 @@ def _tokenizer_bytes(tokenizer, kept, notes):
         raise FemtoError("femtoGPT's tokenizer needs a token for the unknown, and among the "
                          f"{len(pieces)} pieces there is no <unk>")
     if isinstance(inner, AsciiTokenizer):
-        notes.append("a character beyond ASCII is one <unk> here, and one a byte there")
+        notes.append("a byte beyond ASCII, which is refused here, is <unk> there")
     order = _in_order(range(len(pieces)), kept.get("tokens"))
     unit = 1 if kept.get("unit") == 1 else 0
     return struct.pack("<IBQQ", unit, case_sensitive, unk, len(pieces)) + b"".join(

@@ -108,10 +108,7 @@ def notes(tokenizer):
     inner, said = tokenizer, []
     while isinstance(inner, ReservedTokenizer):
         inner = inner.inner
-    if isinstance(inner, AsciiTokenizer):
-        said.append("characters that are <unk> to femtogpt, beyond ASCII or unprinted, llama.cpp "
-                    "drops without a word")
-    if isinstance(inner, CharTokenizer):
+    if isinstance(inner, AsciiTokenizer | CharTokenizer):
         said.append("characters without a token, which femtogpt refuses, llama.cpp drops without "
                     "a word")
     if isinstance(inner, BPETokenizer) and bytes_without_token(inner.data):

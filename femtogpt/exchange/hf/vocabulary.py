@@ -61,6 +61,8 @@ def notes(tokenizer):
         inner = inner.inner
     if isinstance(inner, BPETokenizer) and bytes_without_token(inner.data):
         return ["bytes without a token, which femtogpt refuses, other programs drop without a word"]
+    if isinstance(inner, AsciiTokenizer):
+        return ["characters beyond ASCII, which femtogpt refuses, are <unk> to other programs"]
     return []
 
 

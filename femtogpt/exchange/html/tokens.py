@@ -37,7 +37,7 @@ def tokenizer_data(tokenizer):
     if isinstance(tokenizer, AsciiTokenizer | CharTokenizer):
         data["how"] = "characters"
         if isinstance(tokenizer, AsciiTokenizer):
-            data["unknown"] = UNKNOWN_ID
+            special.append(UNKNOWN_ID)
     elif isinstance(tokenizer, PiecesTokenizer):
         data["how"] = "greedy"
         if UNKNOWN in tokenizer.pieces:
