@@ -32,7 +32,7 @@ from femtogpt.tokenizer.stream import (
     lowered,
 )
 
-BLOCK = 1 << 20  # bytes of a text that one thread encodes at a time, or ids to decode
+BLOCK = 1 << 19  # bytes of a text that one thread encodes at a time, or ids to decode
 
 
 class BPETokenizer:

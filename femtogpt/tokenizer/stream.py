@@ -27,7 +27,7 @@ def encode_blocks(
     more than one thread `encode` works on several parts at a time.
     """
     line, column = 1, 1
-    for block, encoded in _ahead(recut(blocks, cut), encode, threads):
+    for block, encoded in ahead(recut(blocks, cut), encode, threads):
         try:
             yield encoded()
         except Unspellable as error:
@@ -36,16 +36,17 @@ def encode_blocks(
         line, column = line + lines - 1, last + (column - 1 if lines == 1 else 0)
 
 
-def _ahead(blocks, encode, threads):
-    """Each block, and a function that gives its `encode`, begun on some thread before."""
+def ahead(blocks: Iterable[bytes], function: Callable, threads: int):
+    """Each block, and a function that gives what `function` makes of it, begun on some thread
+    before."""
     if threads == 1:
         for block in blocks:
-            yield block, partial(encode, block)
+            yield block, partial(function, block)
         return
     with ThreadPoolExecutor(threads) as pool:
         begun = deque()
         for block in blocks:
-            begun.append((block, pool.submit(encode, block).result))
+            begun.append((block, pool.submit(function, block).result))
             if len(begun) > threads:
                 yield begun.popleft()
         yield from begun

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -10,7 +11,7 @@ from femtogpt.errors import FemtoError
 from femtogpt.tokenizer.bpe import BPETokenizer
 from femtogpt.tokenizer.formats import BPEData
 from femtogpt.tokenizer.protocol import as_bytes
-from femtogpt.tokenizer.stream import between_chunks, lowered, recut
+from femtogpt.tokenizer.stream import ahead, between_chunks, lowered, recut
 
 BASES = ("all", "seen")
 # 'super': half of the merges within the chunks of GPT-2's, then half across them (Liu et al.
@@ -150,10 +151,15 @@ def _distinct_chunks(texts, split):
             starts.append(len(store))
         return np.frombuffer(store, np.uint8), np.array(starts), np.ones(1, np.int64)
     chunks, counts = Chunks(), np.zeros(0, np.int64)
+
+    def cut(part):
+        values = np.frombuffer(part, np.uint8)
+        return values, chunk_ends(values, split)
+
     for text in texts:
-        for part in recut(text, between_chunks(split)):
-            values = np.frombuffer(part, np.uint8)
-            numbers = chunks.number(values, chunk_ends(values, split))
+        # While one thread numbers chunks another cuts the text behind them.
+        for _, found in ahead(recut(text, between_chunks(split)), cut, min(2, os.cpu_count() or 1)):
+            numbers = chunks.number(*found())
             more = np.bincount(numbers, minlength=chunks.count)
             more[: len(counts)] += counts
             counts = more
