@@ -50,7 +50,9 @@ def _told(entry, model):
             unfinished = e is model.run and model.step < e["last_step"]
             return what, (f"run: step {e['first_step']} to {e['last_step']}"
                           f"{f', now at {model.step}' if unfinished else ''}; {e['optimizer']}, "
-                          f"batch {_batch(e)}, dropout {e['dropout']}")
+                          f"batch {_batch(e)}, dropout {e['dropout']}"
+                          + (f", weight decay {e['weight_decay']}" if e.get("weight_decay")
+                             else ""))
         if what == "init_with":
             changes = ", ".join(f"{name.replace('_', ' ')} {before} -> {after}"
                                 for name, (before, after) in e["changes"].items())

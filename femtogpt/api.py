@@ -25,7 +25,7 @@ from . import checkpoint, inspection, tokenizer
 from .config import GPTConfig
 from .data import find_texts
 from .durable import lock
-from .errors import FemtoError
+from .errors import FemtoError, short
 from .model import initial_parameters
 from .sampler import generate_together, prompt_ids, random_seed
 from .scoring import evaluate
@@ -163,8 +163,11 @@ def new(tokenizer: Any = None, *, seed: int = 1, **shape: Any) -> GPT:
     tokenizer: femtogpt.tokenizer's ByteTokenizer() [default], AsciiTokenizer(), train_char(text),
     train_bpe([text], vocab_size), load_tokenizer(path). shape: GPTConfig's fields but vocab_size:
     num_tokens, embedding_degree, num_layers, num_heads, recipe, positional_encoding. Raises
-    FemtoError for a shape that cannot be.
+    FemtoError for a shape that cannot be, and for a tokenizer's mere name.
     """
+    if isinstance(tokenizer, str):
+        raise FemtoError(f"tokenizer={short(tokenizer)} is a name: give an object such as "
+                         "femtogpt.tokenizer.ByteTokenizer()")
     tokens = tokenizer if tokenizer is not None else ByteTokenizer()
     config = GPTConfig(tokens.vocab_size, **shape)
     return GPT(checkpoint.Model(config, tokens, initial_parameters(config, seed),
@@ -188,8 +191,8 @@ def train(model: GPT, dataset: str | PathLike | list, steps: int | None = None, 
     run; None finishes the run that was cut off, else 100,000. path: where to save, every
     save_every steps or 30 seconds, and at the end; None: nowhere. seconds: end after about this
     long. options: those of `femtogpt train`: dropout, batch_size, accumulate, learning_rate,
-    min_lr, warmup_steps, decay_steps, optimizer, seed, val_fraction, eval_every, patience, on_nan,
-    keep_best.
+    min_lr, warmup_steps, decay_steps, optimizer, weight_decay, seed, val_fraction, eval_every,
+    patience, on_nan, keep_best.
 
     It may be left at any record: the model is whole between steps. A KeyboardInterrupt waits for
     the step to end, so that it is whole then too, and train() without steps goes on from there.

@@ -84,5 +84,4 @@ class Curve:
             return None
         self.memorising = True
         return (f"the text is being memorised: validation has risen for {step - self.best_step} "
-                f"steps, best at step {self.best_step} ({self.best_loss:.4f}, now {loss:.4f}); "
-                "weight decay is on")
+                f"steps, best at step {self.best_step} ({self.best_loss:.4f}, now {loss:.4f})")

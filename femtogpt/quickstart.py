@@ -24,6 +24,7 @@ WIDE, MOST_CHARACTERS = 1.3, 1000  # bytes a character, and how many, for a voca
 NUM_TOKENS = 128
 EPOCHS = ((2, 0.0), (5, 0.1), (24, 0.2))  # readings of the text up to which there is that dropout
 MOST_DROPOUT = 0.3
+FEW_EPOCHS, WEIGHT_DECAY = 2, 0.2  # the decay where there are more readings than that
 MOST_HELD_BACK, ENOUGH_HELD_BACK = 0.1, 40_000  # of the text, or so many bytes if that is less
 MOST_EPOCHS, FEWEST_STEPS = 24, 200  # readings of the text, unless they are fewer steps than these
 
@@ -50,6 +51,7 @@ class Plan:
     num_tokens: int
     dropout: float
     seconds: int
+    weight_decay: float = 0.0
     steps: int | None = None
     limited: bool = False
     why: tuple = ()
@@ -105,13 +107,15 @@ def choose(seen, seconds, timed=None):
     longest = max(FEWEST_STEPS, math.ceil(MOST_EPOCHS * tokens / BATCH_TOKENS))
     epochs = min(steps, longest) * BATCH_TOKENS / tokens
     dropout = next((rate for most, rate in EPOCHS if epochs <= most), MOST_DROPOUT)
+    weight_decay = WEIGHT_DECAY if epochs > FEW_EPOCHS else 0.0
     why += (f"{size:,} parameters, width {shape_text(chosen)}: {limit}",
-            f"dropout {dropout:g}: it reads the text {epochs:.1f} times")
+            f"dropout {dropout:g}, weight decay {weight_decay:g}: it reads the text {epochs:.1f} "
+            "times")
     if longest < steps:
         why += (f"{longest:,} steps, not the {steps:,} there is time for: it would know the text "
                 "by heart",)
-    return Plan(tokenizer, vocab_size, chosen, NUM_TOKENS, dropout, seconds, min(steps, longest),
-                longest < steps, why)
+    return Plan(tokenizer, vocab_size, chosen, NUM_TOKENS, dropout, seconds, weight_decay,
+                min(steps, longest), longest < steps, why)
 
 
 def held_back(size):

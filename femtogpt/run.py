@@ -26,7 +26,8 @@ class Run:
     held back, known once the text is tokenized. eval_every: steps, None: by the run's length.
     patience: validations without a best one after which the run ends, None: never. It is
     stored in the model file, so that a run that was cut off can be finished as it was begun.
-    A step's batch is of accumulate times batch_size sequences.
+    A step's batch is of accumulate times batch_size sequences. weight_decay: of Muon's matrices,
+    by as much times its rate in a step; None: once the text is being memorised.
     """
 
     first_step: int
@@ -48,6 +49,7 @@ class Run:
     on_nan: str = "stop"
     keep_best: bool = True
     accumulate: int = 1
+    weight_decay: float | None = None
 
     @property
     def total_batch_size(self):
@@ -73,7 +75,7 @@ class Run:
         known = {f.name: f for f in fields(cls)}
         needed = {name for name, f in known.items() if f.default is MISSING}
         if (not isinstance(values, dict) or not needed <= set(values) <= set(known)
-                or not all(isinstance(value, known[name].type) and _sane(value)
+                or not all(_is(value, known[name].type) and _sane(value)
                            for name, value in values.items())):
             raise FemtoError("the model's last run is not one this version of femtogpt writes; "
                              "give --steps to begin a new one")
@@ -95,6 +97,11 @@ class Run:
             return self
         held = int(count * self.val_fraction)
         return replace(self, val_begin=count - held if held > num_tokens else count, val_end=count)
+
+
+def _is(value, kind):
+    """isinstance; from Python a whole number may have come for any, such as dropout=0."""
+    return isinstance(value, kind) or (isinstance(value, int) and isinstance(0.5, kind))
 
 
 def _sane(value):
@@ -128,6 +135,9 @@ def plan(model, data, steps=None, until_step=None, size=0, changed_data=False, *
         # What was held back of this very text, by whatever fraction, stays so.
         chosen = {name: getattr(before, name) for name in HELD_BACK}
     run = Run(model.step, last, data, **defaults(model.config.recipe) | chosen | options)
+    if run.weight_decay and run.optimizer != "muon":
+        raise FemtoError(f"--weight-decay is that of Muon's matrices, and the optimizer is "
+                         f"{run.optimizer}, whose decay its recipe fixes: leave one of them away")
     if run.total_batch_size > LARGEST_BATCH:
         raise FemtoError(f"--accumulate {run.accumulate} times --batch-size {run.batch_size} are "
                          f"{run.total_batch_size:,} sequences a step, more than {LARGEST_BATCH:,}: "

@@ -151,10 +151,11 @@ class Trainer:
             before = matrices(model.parameters, model.config)
             self.ranks.share(gradient, self._owners)
         self._whole = False  # should memory run out within it, this state is none to save
+        decay = run.weight_decay
+        if decay is None:
+            decay = DECAY_WHEN_MEMORISING if self.curve.memorising else 0.0
         norm = update(engine.map, model.config, model.parameters, gradient, squares,
-                      model.optimizer, lr,
-                      DECAY_WHEN_MEMORISING if self.curve.memorising else 0.0,
-                      self._owners[self.ranks.rank])
+                      model.optimizer, lr, decay, self._owners[self.ranks.rank])
         self.ranks.share(model.parameters, self._owners)
         model.step += 1
         model.history.losses.append(float(np.float32(loss)))
@@ -226,7 +227,10 @@ class Trainer:
                 model.config, model.parameters, self._validation_windows, 0.0,
                 np.zeros(len(self._validation_windows), np.uint64)))
         model.history.validation.append((model.step, float(np.float32(loss))))
-        self._note(self.curve.validated(*model.history.validation[-1]))
+        note = self.curve.validated(*model.history.validation[-1])
+        if note and run.weight_decay is None:
+            note += "; weight decay is on"
+        self._note(note)
         if self.curve.best_step == model.step and run.keep_best and self.ranks.first:
             self._best = replace(
                 model, parameters=model.parameters.copy(), optimizer=None, run=None,

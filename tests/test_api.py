@@ -144,6 +144,20 @@ def test_what_cannot_be_read_is_said():
             model.logits(ids)
 
 
+def test_a_tokenizers_name_is_no_tokenizer():
+    with pytest.raises(femtogpt.FemtoError, match="'bpe' is a name: give an object"):
+        femtogpt.new("bpe")
+
+
+def test_whole_numbers_do_for_any_option(dataset, tmp_path):
+    path = tmp_path / "m.safetensors"
+    model = api.GPT(fresh_model())
+    options = {"dropout": 0, "learning_rate": 1, "val_fraction": 0, "weight_decay": 1}
+    next(iter(femtogpt.train(model, dataset, 3, path=path, batch_size=2, **options)))
+    model = femtogpt.load(path)
+    assert [r.step for r in femtogpt.train(model, dataset, **options)] == [2, 3]
+
+
 def test_an_interrupt_waits_for_the_step_and_training_goes_on(dataset, tmp_path, monkeypatch):
     model, whole = femtogpt.new(**SHAPE), femtogpt.new(**SHAPE)
     options = {"steps": 10, "batch_size": 4}

@@ -199,7 +199,7 @@ def test_memorising_is_told_with_how_long_and_the_best_step():
         assert curve.validated(step, loss) is None
     assert curve.validated(40, 1.5) == (
         "the text is being memorised: validation has risen for 20 steps, best at step 20 (1.4000, "
-        "now 1.5000); weight decay is on")
+        "now 1.5000)")
     assert curve.memorising and curve.validated(50, 1.6) is None
 
 

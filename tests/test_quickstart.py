@@ -76,6 +76,7 @@ def test_what_is_read_often_gets_dropout_and_an_end():
     plans = [choose(seen(size), 300, by_arithmetic) for size in (3000, 300_000, 10**8)]
     assert [plan.limited for plan in plans] == [True, False, False] or (
         [plan.limited for plan in plans] == [True, True, False])
+    assert [plan.weight_decay for plan in plans] == [0.2, 0.2, 0.0]
     rates = [plan.dropout for plan in plans]
     assert rates == sorted(rates, reverse=True) and rates[0] == 0.3 and rates[-1] == 0.0
     assert plans[0].steps == quickstart.FEWEST_STEPS
@@ -114,7 +115,7 @@ def test_the_command_makes_trains_speaks_and_reports(folder):
     assert f"--val-fraction={quickstart.held_back(size):.3g}" in calls[1]
     model = checkpoint.load("model.safetensors")
     assert model.step == 30 and model.history.validation
-    assert model.run["dropout"] == 0.3
+    assert model.run["dropout"] == 0.3 and model.run["weight_decay"] == 0.2
     assert "<html" in (folder / "model.html").read_text()
     assert len(result.stdout) > 300
 

@@ -460,21 +460,36 @@ def test_memorising_is_noticed_after_two_validations_worse_than_the_best():
     assert not noticed([1.0, 1.02, 1.02], first_step=1)  # another run's best does not count
 
 
-def test_memorising_turns_weight_decay_on_for_the_blocks_matrices():
-    def after_a_step(memorising):
+@pytest.mark.parametrize("memorising, asked, decay", [
+    (True, None, 1.0), (False, 0.5, 0.5), (True, 0.5, 0.5), (True, 0.0, 0.0),
+])
+def test_memorising_or_an_option_turns_weight_decay_on_for_the_blocks_matrices(memorising, asked,
+                                                                               decay):
+    def after_a_step(memorising, weight_decay):
         model = fresh_model()
-        session = Trainer(model, some_run(warmup_steps=0), TOKENS, [])
+        session = Trainer(model, some_run(warmup_steps=0, weight_decay=weight_decay), TOKENS, [])
         session.curve.memorising = memorising
         return views(model.parameters, model.config), next(iter(session)).lr
 
-    (plain, rate), (decayed, _) = after_a_step(False), after_a_step(True)
+    (plain, rate), (decayed, _) = after_a_step(False, None), after_a_step(memorising, asked)
     before = views(fresh_model().parameters, fresh_model().config)
     for field in plain._fields:
         one, other, old = (getattr(p, field) for p in (plain, decayed, before))
         if field.endswith("_weight") and field != "head_weight":
-            np.testing.assert_allclose(other - one, -MUON_PER_ADAMW * rate * old, atol=1e-6)
+            np.testing.assert_allclose(other - one, -MUON_PER_ADAMW * rate * decay * old,
+                                       atol=1e-6)
         else:
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("asked, said", [(None, "; weight decay is on"), (0.2, "")])
+def test_memorising_is_told_and_what_is_done_about_it(monkeypatch, asked, said):
+    planned = iter([2.0, 2.1, 2.2])
+    monkeypatch.setattr(Engine, "mean_loss", lambda *_: next(planned))
+    chosen = some_run(last_step=3, eval_every=1, weight_decay=asked)
+    (_, _, last) = Trainer(fresh_model(), chosen, TOKENS, TOKENS)
+    (note,) = last.notes
+    assert note.startswith("the text is being memorised") and note.endswith(f"now 2.2000){said}")
 
 
 @pytest.mark.parametrize("keep_best", [True, False])

@@ -67,6 +67,7 @@ def command(texts, model, seconds, preset, seed, force):
     _call("init", f"--model={model}", *shape, *data, f"--seed={seed}", *forced)
     _call("train", f"--model={model}", *datasets, f"--for={plan.seconds}", f"--seed={seed}",
           f"--batch-size={plan.batch_size}", f"--dropout={plan.dropout:g}",
+          *([f"--weight-decay={plan.weight_decay:g}"] if plan.weight_decay else []),
           f"--val-fraction={held_back(sum(text.size for text in found)):.3g}",
           *([f"--steps={plan.steps}"] if plan.limited else []),
           *([f"--eval-every={max(EVAL_STEPS, plan.steps // EVALS)}"] if plan.steps else []))
