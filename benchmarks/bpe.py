@@ -4,7 +4,8 @@
     python benchmarks/bpe.py
     python benchmarks/bpe.py --sizes 1,10,100 --text big.txt
 
-Each on one thread, and our encoding on all processors too; the GPT-2 split, 32768 tokens.
+Each on one thread, but ours cuts text on a second while it learns; and our encoding on all
+processors too; the GPT-2 split, 32768 tokens.
 The contestants take turns, `--repeats` times, and the medians of the turns' times are
 told. Then our encoding of texts that are hard for one program or another. A peer that is
 not installed is left out, and said so. Merges, ids and bytes are compared as well.
