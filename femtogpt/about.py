@@ -42,6 +42,11 @@ def _batch(run):
     return f"{parts} x {run['batch_size']}" if parts != 1 else run["batch_size"]
 
 
+def _weight_decay(run):
+    """Where it was asked for."""
+    return f", weight decay {run['weight_decay']}" if run.get("weight_decay") else ""
+
+
 def _told(entry, model):
     """(what was done, a line on it). A file from elsewhere may hold anything."""
     try:
@@ -50,9 +55,7 @@ def _told(entry, model):
             unfinished = e is model.run and model.step < e["last_step"]
             return what, (f"run: step {e['first_step']} to {e['last_step']}"
                           f"{f', now at {model.step}' if unfinished else ''}; {e['optimizer']}, "
-                          f"batch {_batch(e)}, dropout {e['dropout']}"
-                          + (f", weight decay {e['weight_decay']}" if e.get("weight_decay")
-                             else ""))
+                          f"batch {_batch(e)}, dropout {e['dropout']}{_weight_decay(e)}")
         if what == "init_with":
             changes = ", ".join(f"{name.replace('_', ' ')} {before} -> {after}"
                                 for name, (before, after) in e["changes"].items())

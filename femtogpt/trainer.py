@@ -228,7 +228,7 @@ class Trainer:
                 np.zeros(len(self._validation_windows), np.uint64)))
         model.history.validation.append((model.step, float(np.float32(loss))))
         note = self.curve.validated(*model.history.validation[-1])
-        if note and run.weight_decay is None:
+        if note and run.weight_decay is None and run.optimizer == "muon":
             note += "; weight decay is on"
         self._note(note)
         if self.curve.best_step == model.step and run.keep_best and self.ranks.first:

@@ -482,11 +482,13 @@ def test_memorising_or_an_option_turns_weight_decay_on_for_the_blocks_matrices(m
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("asked, said", [(None, "; weight decay is on"), (0.2, "")])
-def test_memorising_is_told_and_what_is_done_about_it(monkeypatch, asked, said):
+@pytest.mark.parametrize("optimizer, asked, said", [
+    ("muon", None, "; weight decay is on"), ("muon", 0.2, ""), ("adamw", None, ""),
+])
+def test_memorising_is_told_and_what_is_done_about_it(monkeypatch, optimizer, asked, said):
     planned = iter([2.0, 2.1, 2.2])
     monkeypatch.setattr(Engine, "mean_loss", lambda *_: next(planned))
-    chosen = some_run(last_step=3, eval_every=1, weight_decay=asked)
+    chosen = some_run(last_step=3, eval_every=1, optimizer=optimizer, weight_decay=asked)
     (_, _, last) = Trainer(fresh_model(), chosen, TOKENS, TOKENS)
     (note,) = last.notes
     assert note.startswith("the text is being memorised") and note.endswith(f"now 2.2000){said}")
