@@ -16,30 +16,19 @@ import numpy as np
 
 from .layers.denormals import no_denormals
 from .layers.gelu import gelu_forward
-from .layers.matmul import COMPILED, matmul_add, matmul_bias
 from .layers.norm import norm_forward
 from .layers.numeric import inlined, kernel
 from .layers.rotary import rotary_forward
-from .layers.row_product import CACHED, row_product
+from .layers.row_product import help, row_product, rows_product
 from .layers.rows import add_row, copy_row, exp_row, largest, scale_row
 from .layers.sampling import pick, weigh
+from .layers.team import Team
+from .machine import available_processors
 from .model import add, constants
 from .tensors import Tensors, views
 
-
-@kernel
-def rows_product(out, x, weight, bias):
-    """linear_forward, in one order of sums for any number of rows. out: (N, O), x: (N, I)."""
-    N, I = x.shape
-    if not COMPILED or N == 1:
-        for n in range(N):
-            row_product(out[n], x[n], weight, bias)
-        return
-    # A large weight is read in blocks of few rows, from first to last: twice as fast.
-    block = I if weight.size <= CACHED else 16
-    matmul_bias(out, x[:, :block], weight[:block], bias[: out.shape[1]])
-    for i in range(block, I, block):
-        matmul_add(out, x[:, i : i + block], weight[i : i + block])
+LARGE = 2_000_000  # parameters from which on it gains to share a token's products among threads
+MOST_THREADS = 4  # more were not tried
 
 
 @kernel
@@ -92,12 +81,13 @@ def attend(out, keys, values, q, filled, scores, nothing):
 
 @inlined
 def read(logits, tokens, sequences, past, lengths, keys, values, tensors, positions,
-         frequencies, num_heads, normalised_residual):
+         frequencies, num_heads, normalised_residual, desk):
     """Reads N tokens, one after another where they are of one sequence. Overwrites logits
     with those after the last M of them; adds to past, lengths, keys, values."""
     # logits: (M, V)   tokens, sequences: (N,)   past: (S, T)   lengths: (S,), of all S sequences
     # keys: (S, L, NH, hs, T)   values: (S, L, NH, T, hs)   tensors: those of Tensors
     # positions: (T, C) or (0, C)   frequencies: (hs/2,), or (0,) without rotary positions
+    # desk: a Team's
     p = Tensors(*tensors)
     (N,), (M, _), (_, T) = tokens.shape, logits.shape, past.shape
     L, C, F = p.up_weight.shape
@@ -119,7 +109,7 @@ def read(logits, tokens, sequences, past, lengths, keys, values, tensors, positi
             rotary_turn(turns[:, n], position, frequencies, num_heads)
     for l in range(L):
         norm_forward(norm, mean, rstd, x, p.attention_norm_gain[l], p.attention_norm_bias[l])
-        rows_product(qkv, norm, p.query_key_value_weight[l], nothing)
+        rows_product(qkv, norm, p.query_key_value_weight[l], nothing, desk)
         if frequencies.size > 0:
             rotary_forward(qkv, turns, num_heads)
         for n in range(N):
@@ -127,21 +117,21 @@ def read(logits, tokens, sequences, past, lengths, keys, values, tensors, positi
         for n in range(N):
             attend(attention[n], keys[sequences[n], l], values[sequences[n], l], qkv[n, :C],
                    filled[n], scores, nothing)
-        rows_product(branch, attention, p.projection_weight[l], p.projection_bias[l])
+        rows_product(branch, attention, p.projection_weight[l], p.projection_bias[l], desk)
         add(x, norm if normalised_residual else x, branch)
         norm_forward(norm, mean, rstd, x, p.mlp_norm_gain[l], p.mlp_norm_bias[l])
-        rows_product(up, norm, p.up_weight[l], p.up_bias[l])
+        rows_product(up, norm, p.up_weight[l], p.up_bias[l], desk)
         gelu_forward(gelu, up)
-        rows_product(branch, gelu, p.down_weight[l], p.down_bias[l])
+        rows_product(branch, gelu, p.down_weight[l], p.down_bias[l], desk)
         add(x, norm if normalised_residual else x, branch)
     last = norm[N - M :]
     norm_forward(last, mean, rstd, x[N - M :], p.final_norm_gain, p.final_norm_bias)
-    rows_product(logits, last, p.head_weight, p.head_bias)
+    rows_product(logits, last, p.head_weight, p.head_bias, desk)
 
 
 @kernel
 def decode(ids, weights, uniforms, sharpness, logits, tokens, sequences, past, lengths, keys,
-           values, tensors, positions, frequencies, num_heads, normalised_residual):
+           values, tensors, positions, frequencies, num_heads, normalised_residual, desk):
     """Reads tokens, if there are any; then, as often as ids has rows, draws the next token of
     each sequence from logits and reads it. Returns whether every logit drawn from is finite.
 
@@ -152,7 +142,7 @@ def decode(ids, weights, uniforms, sharpness, logits, tokens, sequences, past, l
     while True:
         if tokens.size > 0:
             read(logits, tokens, sequences, past, lengths, keys, values, tensors, positions,
-                 frequencies, num_heads, normalised_residual)
+                 frequencies, num_heads, normalised_residual, desk)
         if step == ids.shape[0]:
             return True
         if not weigh(weights, logits, sharpness):
@@ -165,8 +155,8 @@ def decode(ids, weights, uniforms, sharpness, logits, tokens, sequences, past, l
 class Decoder:
     """Reads tokens of one or more sequences and tells the logits of the next."""
 
-    def __init__(self, config, parameters, sequences=1):
-        """parameters: flat float32."""
+    def __init__(self, config, parameters, sequences=1, threads=None):
+        """parameters: flat float32. threads: that share the products [default: as many as help]."""
         T, hs = config.num_tokens, config.head_size
         p, k = views(parameters, config), constants(config)
         self.config = config
@@ -182,6 +172,9 @@ class Decoder:
         # A plain tuple: numba takes twice as long to unpack a named one (2.7 us, 1.2).
         self._model = (tuple(p), p.position_embedding if learned else k.positions, frequencies,
                        k.num_heads, k.normalised_residual)
+        if threads is None:
+            threads = 1 if parameters.size < LARGE else min(available_processors(), MOST_THREADS)
+        self._team = Team(threads, help)
 
     def read(self, sequence, tokens):
         """The logits (V,) float32 after all tokens of a fresh sequence, read at once."""
@@ -203,15 +196,13 @@ class Decoder:
             return self._past.shape[1]
         return int(self._past.shape[1] - self._lengths[sequences].max())
 
-    @no_denormals()
     def draw(self, logits, sequences, uniforms, sharpness):
         """Draws tokens (steps, n) of n sequences, each row by uniforms (steps, n) from the
         logits (n, V) after the row before; steps is at most room(). Overwrites logits with
         those after the last. None where logits are not finite."""
         ids = np.empty(uniforms.shape, np.int64)
-        finite = decode(ids, np.empty_like(logits), uniforms, sharpness, logits,
-                        np.empty(0, np.int64), sequences, self._past, self._lengths, self._keys,
-                        self._values, *self._model)
+        finite = self._call(ids, np.empty_like(logits), uniforms, sharpness, logits,
+                            np.empty(0, np.int64), sequences)
         return ids if finite else None
 
     def _make_room(self, sequences):
@@ -230,11 +221,15 @@ class Decoder:
         for state in (self._past, self._lengths, self._keys, self._values):
             state[to] = state[source]
 
-    @no_denormals()
     def _decode(self, count, tokens, sequences):
         logits = np.empty((count, self.config.vocab_size), np.float32)
         none = np.empty((0, count))
-        decode(none.astype(np.int64), logits, none, 1.0, logits, np.asarray(tokens, np.int64),
-               np.asarray(sequences, np.int64), self._past, self._lengths, self._keys,
-               self._values, *self._model)
+        self._call(none.astype(np.int64), logits, none, 1.0, logits, np.asarray(tokens, np.int64),
+                   np.asarray(sequences, np.int64))
         return logits
+
+    @no_denormals()
+    def _call(self, *arguments):
+        with self._team.desk() as desk:
+            return decode(*arguments, self._past, self._lengths, self._keys, self._values,
+                          *self._model, desk)

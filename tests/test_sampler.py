@@ -8,8 +8,11 @@ import pytest
 from small import fresh_model
 
 from femtogpt.config import POSITIONAL_ENCODINGS, RECIPES
-from femtogpt.decoder import Decoder, rows_product
+from femtogpt.decoder import Decoder
 from femtogpt.errors import FemtoError
+from femtogpt.layers.numeric import kernel
+from femtogpt.layers.row_product import help, rows_product
+from femtogpt.layers.team import Team
 from femtogpt.model import allocate_activations, constants, model_forward
 from femtogpt.sampler import BLOCK, draw, generate, generate_together
 from femtogpt.tensors import views
@@ -169,17 +172,37 @@ def test_sequences_side_by_side_give_the_bits_of_each_alone(recipe, encoding):
         np.testing.assert_array_equal(found, [alone[s][step] for s, step in enumerate(steps)])
 
 
-@pytest.mark.parametrize("width", [600, 1040])
-def test_a_large_weight_is_multiplied_in_the_same_order_whatever_the_rows(width):
+@kernel
+def product(out, x, weight, bias, desk):
+    rows_product(out, x, weight, bias, desk)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("width", [10, 600, 1040])
+def test_a_weight_is_multiplied_in_the_same_order_whatever_the_rows_and_threads(width, threads):
     rng = np.random.default_rng(0)
-    weight = rng.standard_normal((400, width), np.float32)  # on either side of CACHED
-    x, bias = rng.standard_normal((9, 400), np.float32), rng.standard_normal(width, np.float32)
-    together, alone = np.empty((9, width), np.float32), np.empty((9, width), np.float32)
-    rows_product(together, x, weight, bias)
-    for n in range(9):
-        rows_product(alone[n : n + 1], x[n : n + 1], weight, bias)
-    np.testing.assert_array_equal(together, alone)
+    weight = rng.standard_normal((401, width), np.float32)  # on either side of CACHED
+    x, bias = rng.standard_normal((9, 401), np.float32), rng.standard_normal(width, np.float32)
+    together, alone = np.full((9, width), np.nan, np.float32), np.empty((9, width), np.float32)
+    with Team(threads, help).desk() as desk:
+        product(together, x, weight, bias, desk)
+        for n in range(9):
+            product(alone[n : n + 1], x[n : n + 1], weight, bias, 0)
+        np.testing.assert_array_equal(together, alone)
+        for _ in range(300):
+            alone[:] = np.nan
+            product(alone[:1], x[:1], weight, bias, desk)
+            np.testing.assert_array_equal(together[0], alone[0])
     np.testing.assert_allclose(together, x.astype(float) @ weight + bias, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_threads_that_share_a_token_give_the_bits_of_one(threads):
+    model = strong_model()
+    tokens = some_tokens(model, 2 * T)
+    decoder = Decoder(model.config, model.parameters, threads=threads)
+    found = [decoder.feed([token])[0] for token in tokens]
+    np.testing.assert_array_equal(found, decode(model, tokens))
 
 
 # ---- drawing

@@ -154,8 +154,7 @@ def _tiled(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, ro
             j += width
 
 
-if COMPILED:
-    _tiled_call = standalone(_tiled)
+tiled_call = standalone(_tiled) if COMPILED else None  # address by address, for row_product.py
 
 
 @overload(_product, jit_options=OPTIONS)
@@ -164,7 +163,7 @@ def _product_compiled(out, a, b, start):
     if out.dtype == types.float32 and VECTORS is not None:
         def tiled(out, a, b, start):
             begin, begin_stride = _start(start)
-            _tiled_call(
+            tiled_call(
                 address_of(out), out.strides[0] // 4, begin, begin_stride,
                 address_of(a), a.strides[0] // 4, a.strides[1] // 4,
                 address_of(b), b.strides[0] // 4, b.strides[1] // 4,

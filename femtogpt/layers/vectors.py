@@ -68,6 +68,18 @@ def address_of(typingctx, array):
     return types.int64(array), codegen
 
 
+@intrinsic
+def float_at(typingctx, address, i):
+    """The float32 number i after an address."""
+
+    def codegen(context, builder, signature, arguments):
+        address, i = arguments
+        place = builder.inttoptr(address, ir.FloatType().as_pointer())
+        return builder.load(builder.gep(place, [i]))
+
+    return types.float32(types.int64, types.int64), codegen
+
+
 I64, I32, FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 LANES = VECTORS.lanes if VECTORS else 4
 VECTOR, BITS = ir.VectorType(FLOAT, LANES), ir.VectorType(I32, LANES)
