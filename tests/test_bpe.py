@@ -15,6 +15,7 @@ from femtogpt.errors import FemtoError
 from femtogpt.tokenizer import (
     SPLITS,
     TRAINED_SPLITS,
+    applying,
     choose_split,
     learning,
     load_tokenizer,
@@ -23,10 +24,12 @@ from femtogpt.tokenizer import (
     train_bpe,
 )
 from femtogpt.tokenizer.applying import tabulate
+from femtogpt.tokenizer.bpe import BPETokenizer
 from femtogpt.tokenizer.characters import LETTER, NUMBER, OTHER, SPACE, classes
 from femtogpt.tokenizer.cutting import split_chunks
 from femtogpt.tokenizer.formats import BPEData
 from femtogpt.tokenizer.learning import learn_merges
+from femtogpt.tokenizer.matching import make_matcher, match_longest, stay_apart
 from femtogpt.tokenizer.merging import SHORT, merge_long, merge_parts, merge_short
 from femtogpt.tokenizer.split import PATTERNS, lower
 from femtogpt.tokenizer.tokens import END
@@ -298,8 +301,9 @@ def test_the_base_may_be_the_bytes_that_occur():
 # ---- encoding
 
 
-def applied(data, merges):
-    """`data`, bytes as their own ids, after merges {pair: (rank, new)}; by every way there is."""
+def applied(data, merges, as_learnt=False):
+    """`data`, bytes as their own ids, after merges {pair: (rank, new)}; by every way there is.
+    as_learnt: they are such that matching must be one of these."""
     rows = [(*pair, new) for pair, (_, new) in sorted(merges.items(), key=lambda item: item[1])]
     # In order of what they need, which need not be that of their ranks.
     pieces, wanting = {byte: bytes([byte]) for byte in range(256)}, rows[:]
@@ -308,13 +312,19 @@ def applied(data, merges):
         pieces[new] = pieces[left] + pieces[right]
         wanting.remove(row)
     pieces = [pieces.get(id, b"") for id in range(max(pieces) + 1)]
-    tables = tabulate(BPEData(pieces, rows, {}, "none", True), np.arange(256))
+    bpe = BPEData(pieces, rows, {}, "none", True)
+    tables = tabulate(bpe, np.arange(256))
     data, ids = np.frombuffer(data, np.uint8), np.empty(len(data), np.int32)
     scratch = (np.empty(SHORT + 1, np.uint32), *np.empty((2, SHORT + 1), np.int8))
     found = ids[: merge_parts(data, ids, tables, ids.copy(), *scratch)].tolist()
     assert ids[: merge_long(data, ids, tables)].tolist() == found
     if 0 < len(data) <= SHORT:
         assert ids[: merge_short(data, ids, tables, *scratch)].tolist() == found
+    matcher = make_matcher(bpe, tables)
+    assert len(matcher.nodes) > 0 or not as_learnt
+    if len(matcher.nodes) > 0:
+        space = np.empty(len(data) + 1, bool)
+        assert ids[: match_longest(data, ids, tables, matcher, space)].tolist() == found
     return found
 
 
@@ -322,7 +332,64 @@ def applied(data, merges):
 @given(few_letters, st.text("aabc", max_size=30).map(str.encode))
 def test_applying_agrees_with_one_merge_at_a_time(chunks, data):
     merges = {pair: (n, 256 + n) for n, pair in enumerate(learnt(dict.fromkeys(chunks, 2), 9))}
-    assert applied(data, merges) == naive_apply(data, merges)
+    assert applied(data, merges, as_learnt=True) == naive_apply(data, merges)
+
+
+def test_matching_takes_tokens_back():
+    # The longest token first is abc, behind which only d is left; but bcd is merged before abc.
+    a, b, c, d = b"abcd"
+    merges = {(b, c): (0, 256), (256, d): (1, 257), (a, 256): (2, 258)}
+    assert applied(b"abcd", merges, as_learnt=True) == [a, 257]
+    assert applied(b"abcabcdabc", merges, as_learnt=True) == [258, a, 257, 258]
+
+
+def test_of_a_run_the_left_pair_is_merged():
+    a = b"a"[0]
+    bpe = BPEData([bytes([byte]) for byte in range(256)] + [b"aa"], [(a, a, 256)], {}, "none", True)
+    tables = tabulate(bpe, np.arange(256))
+    made = make_matcher(bpe, tables).made
+    assert stay_apart(256, a, tables, made)
+    assert not stay_apart(a, 256, tables, made)
+
+
+@pytest.mark.parametrize("pieces", ["same", "not what their bytes become"])
+def test_pieces_that_cannot_be_matched(pieces):
+    a, b, c = b"abc"
+    rows, more = [(a, b, 256), (256, c, 257), (b, c, 258), (a, 258, 259)], [b"ab", b"abc", b"bc",
+                                                                            b"abc"]
+    if pieces != "same":  # of abcd its bytes make ab and cd
+        rows, more = [(a, b, 256), (c, c + 1, 257), (b, c, 258), (a, 258, 259)], [
+            b"ab", b"cd", b"bc", b"abc"]
+    bpe = BPEData([bytes([byte]) for byte in range(256)] + more, rows, {}, "none", True)
+    assert len(make_matcher(bpe, tabulate(bpe, np.arange(256))).nodes) == 0
+
+
+def test_long_chunks_are_matched_to_the_ids_that_merging_gives(monkeypatch):
+    rng = random.Random(5)
+    words = ["".join(rng.choices("aabcdeé漢字", k=rng.randrange(1, 90))) for _ in range(400)]
+    text = " ".join(words)
+    data = train_bpe([text], 700).data
+    monkeypatch.setattr(applying, "MATCHED_BYTES", 1 << 60)
+    merged = BPETokenizer(data).encode(text)
+    monkeypatch.setattr(applying, "MATCHED_BYTES", 1 << 10)
+    matching = BPETokenizer(data)
+    np.testing.assert_array_equal(matching.encode(text), merged)
+    assert len(matching._tables.matcher.nodes) > 0
+
+
+@pytest.mark.parametrize("change", ["two merges make it", "its parts are younger", "unmade"])
+def test_of_merges_unlike_those_learnt_nothing_is_matched(change):
+    a, b, c = b"abc"
+    pieces = [bytes([byte]) for byte in range(256)] + [b"ab", b"bc", b"abc"]
+    rows = [(a, b, 256), (b, c, 257), (256, c, 258)]
+    if change == "two merges make it":
+        rows.append((a, 257, 258))
+    elif change == "its parts are younger":
+        rows = [rows[2], *rows[:2]]
+    else:
+        rows.pop()
+    bpe = BPEData(pieces, rows, {}, "none", True)
+    assert len(make_matcher(bpe, tabulate(bpe, np.arange(256))).nodes) == 0
 
 
 @settings(max_examples=150, deadline=None)

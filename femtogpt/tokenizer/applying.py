@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from femtogpt.layers.numeric import kernel
 from femtogpt.tokenizer.chunks import Chunks
 from femtogpt.tokenizer.cutting import chunk_ends
 from femtogpt.tokenizer.formats import BPEData
-from femtogpt.tokenizer.merging import SHORT, Merges, enter_merges, merge_parts, merge_short
+from femtogpt.tokenizer.matching import SHORTEST, make_matcher, match_longest, no_matcher
+from femtogpt.tokenizer.merging import (
+    QUEUES,
+    SHORT,
+    Merges,
+    enter_merges,
+    merge_parts,
+    merge_short,
+)
 from femtogpt.tokenizer.tokens import join_parts
 
+MATCHED_BYTES = 1 << 17  # of long distinct chunks for which a matcher is worth making, some 20 ms
 KEPT_BYTES = 1 << 25  # of chunks whose tokens are kept for the next text; a whole text is not
 
 
 @kernel
-def merge_chunks(store, starts, first, count, m, ids, ends):
+def merge_chunks(store, starts, first, count, m, matcher, ids, ends):
     """Tokens of the chunks from `first` to count: chunk c's are ids[ends[c]:ends[c + 1]]."""
     longest = SHORT
     for c in range(first, count):
         longest = max(longest, starts[c + 1] - starts[c])
     part, waiting = np.empty(longest, np.int32), np.empty(SHORT + 1, np.uint32)
     following, preceding = np.empty(SHORT + 1, np.uint8), np.empty(SHORT + 1, np.int8)
+    open_, matches = np.empty(QUEUES + 1, np.bool_), len(matcher.nodes) > 0
     for c in range(first, count):
         data, to = store[starts[c] : starts[c + 1]], ids[ends[c] :]
-        if len(data) <= SHORT:
+        if matches and SHORTEST <= len(data) <= QUEUES:
+            n = match_longest(data, to, m, matcher, open_)
+        elif len(data) <= SHORT:
             n = merge_short(data, to, m, waiting, following, preceding)
         else:
             n = merge_parts(data, to, m, part, waiting, following, preceding)
@@ -43,12 +57,34 @@ def tabulate(data: BPEData, byte_ids: np.ndarray) -> Merges:
     return m
 
 
+def grown(array: np.ndarray, length: int) -> np.ndarray:
+    """The array with room behind it (np.resize would fill that)."""
+    larger = np.empty(length, array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
+class Tables:
+    """What the encoders of one tokenizer share."""
+
+    def __init__(self, data: BPEData, byte_ids: np.ndarray):
+        """byte_ids: as in tabulate."""
+        self.merges, self.matcher = tabulate(data, byte_ids), no_matcher()
+        self._data, self._lock = data, threading.Lock()
+
+    def prepare_matcher(self) -> None:
+        """Makes the matcher, once."""
+        with self._lock:
+            if self._data is not None:
+                self.matcher, self._data = make_matcher(self._data, self.merges), None
+
+
 class Encoder:
     """Encodes texts by merges, remembering the chunks it met. Not for two threads at once."""
 
-    def __init__(self, merges: Merges, split: str):
-        self._merges, self._split = merges, split
-        self._dtype = np.uint16 if len(merges.lengths) - 1 <= 65536 else np.uint32
+    def __init__(self, tables: Tables, split: str):
+        self._tables, self._split, self._long = tables, split, 0
+        self._dtype = np.uint16 if len(tables.merges.lengths) - 1 <= 65536 else np.uint32
         self._chunks = Chunks()
         self._ids, self._ends = np.empty(0, np.int32), np.zeros(1, np.int64)
 
@@ -61,9 +97,13 @@ class Encoder:
         known = chunks.count
         numbers = chunks.number(values, chunk_ends(values, self._split))
         if len(self._ends) < len(chunks.starts):
-            self._ends = np.resize(self._ends, len(chunks.starts))
+            self._ends = grown(self._ends, len(chunks.starts))
         if len(self._ids) < len(chunks.store):
-            self._ids = np.resize(self._ids, len(chunks.store))
+            self._ids = grown(self._ids, len(chunks.store))
+        lengths = np.diff(chunks.starts[known : chunks.count + 1])
+        self._long += lengths[lengths >= SHORTEST].sum()
+        if self._long > MATCHED_BYTES:
+            self._tables.prepare_matcher()
         self._merge(chunks.store, chunks.starts, known, chunks.count, self._ids, self._ends)
         out = np.empty(len(values), self._dtype)
         return out[: join_parts(numbers, self._ids, self._ends, out)].copy()
@@ -79,4 +119,5 @@ class Encoder:
         return bool((alone & (ids[ends[:-1]] == np.arange(len(alone))))[ordinary].all())
 
     def _merge(self, store, starts, first, count, ids, ends):
-        merge_chunks(store, starts, first, count, self._merges, ids, ends)
+        merge_chunks(store, starts, first, count, self._tables.merges, self._tables.matcher, ids,
+                     ends)

@@ -61,7 +61,7 @@ class BPETokenizer:
                     "that texts do not have, such as <|endoftext|>"
                 )
         self._byte_ids = np.array([ordinary.get(bytes([byte]), -1) for byte in range(256)])
-        self._merges = None  # for the encoders
+        self._tables = None  # for the encoders
         self._encoders = []  # those that no thread uses now
         # Piece p is _store[_starts[p]:_starts[p + 1]].
         self._store = np.frombuffer(b"".join(data.pieces), np.uint8)
@@ -131,14 +131,14 @@ class BPETokenizer:
 
     def _with_encoder(self, use):
         """use(encoder), with one that no other thread has meanwhile."""
-        from femtogpt.tokenizer.applying import Encoder, tabulate  # numba, which takes a while
+        from femtogpt.tokenizer.applying import Encoder, Tables  # numba, which takes a while
 
         try:
             encoder = self._encoders.pop()
         except IndexError:
-            if self._merges is None:
-                self._merges = tabulate(self.data, self._byte_ids)
-            encoder = Encoder(self._merges, self.data.split)
+            if self._tables is None:
+                self._tables = Tables(self.data, self._byte_ids)
+            encoder = Encoder(self._tables, self.data.split)
         try:
             return use(encoder)
         finally:

@@ -66,6 +66,13 @@ def classify(data, classes, kinds):
             kinds[i] = classes[data[i]]
             i += 1
             continue
+        if 0xE1 <= data[i] <= 0xEC and i + 2 < n:  # most of Asia's, 3 bytes whatever they are
+            second, third = np.int64(data[i + 1]), np.int64(data[i + 2])
+            if second & 0xC0 == 0x80 and third & 0xC0 == 0x80:
+                point = (np.int64(data[i]) & 15) << 12 | (second & 63) << 6 | third & 63
+                kinds[i], kinds[i + 1], kinds[i + 2] = classes[point], INSIDE, INSIDE
+                i += 3
+                continue
         kinds[i], length = character_at(data, i, n, classes)
         kinds[i + 1 : i + length] = INSIDE
         i += length
