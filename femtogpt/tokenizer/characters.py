@@ -81,6 +81,8 @@ def classify(data, classes, kinds):
 @kernel
 def character_before(data, end, classes):
     """(class, length in bytes) of the character of data[:end] that ends there; end >= 1."""
+    if data[end - 1] < 0x80:
+        return classes[data[end - 1]], 1
     for length in range(min(4, end), 1, -1):
         kind, found = character_at(data, end - length, end, classes)
         if found == length:
