@@ -19,7 +19,6 @@ from .optimizer import DECAY, fresh_state, keep_own, learning_rate, ownership, u
 from .parallel import Engine
 from .ranks import ALONE
 from .run import begin, comparable_from
-from .scoring import sample_text
 from .tokenizer.protocol import newline_id
 
 VALIDATION_WINDOWS = 64
@@ -169,6 +168,8 @@ class Trainer:
 
     def _sample(self):
         """The start of what the model writes now. Always by one seed, so that samples compare."""
+        from .scoring import sample_text  # a second of compiling, the first time
+
         try:
             text = sample_text(self.model, "\n", SAMPLE_TOKENS, self.run.seed)
         except FemtoError:  # a vocabulary without a newline; or it diverges, which is told next
