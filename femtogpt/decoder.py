@@ -16,10 +16,11 @@ import numpy as np
 
 from .layers.denormals import no_denormals
 from .layers.gelu import gelu_forward
+from .layers.matmul import COMPILED
 from .layers.norm import norm_forward
 from .layers.numeric import inlined, kernel
 from .layers.rotary import rotary_forward
-from .layers.row_product import help, row_product, rows_product
+from .layers.row_product import assist, row_product, rows_product
 from .layers.rows import add_row, copy_row, exp_row, largest, scale_row
 from .layers.sampling import pick, weigh
 from .layers.team import Team
@@ -174,7 +175,7 @@ class Decoder:
                        k.num_heads, k.normalised_residual)
         if threads is None:
             threads = 1 if parameters.size < LARGE else min(available_processors(), MOST_THREADS)
-        self._team = Team(threads, help)
+        self._team = Team(threads if COMPILED else 1, assist)  # other products are not shared
 
     def read(self, sequence, tokens):
         """The logits (V,) float32 after all tokens of a fresh sequence, read at once."""

@@ -163,7 +163,7 @@ if COMPILED:
 
 
 @kernel
-def help(desk):
+def assist(desk):
     """Takes part in each rows_product of the desk's leader, until it is closed."""
     spins = 0
     while True:

@@ -21,7 +21,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import llvmlite.binding as llvm
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -158,11 +157,11 @@ def finish(desk):
 
 
 class Team:
-    """Helpers for the thread that makes it. help(desk): a kernel that takes parts until the desk
+    """Helpers for the thread that makes it. assist(desk): a kernel that takes parts until the desk
     is closed."""
 
-    def __init__(self, threads, help):
-        self._help, self._helpers = help, 0 if numba.config.DISABLE_JIT else threads - 1
+    def __init__(self, threads, assist):
+        self._assist, self._helpers = assist, threads - 1
         self._pool = ThreadPoolExecutor(self._helpers, "femtogpt") if self._helpers else None
 
     @contextlib.contextmanager
@@ -186,4 +185,4 @@ class Team:
 
     @no_denormals()
     def _stand(self, desk):
-        self._help(desk.ctypes.data)
+        self._assist(desk.ctypes.data)
