@@ -56,6 +56,14 @@ def together(ranks, reached):
         sys.exit(1)
 
 
+def let_be_heard(ranks):
+    """Before an exit code other than 0, at which mpiexec may end without reading what is still on
+    its way (seen once in CI)."""
+    if ranks.size > 1:
+        sys.stderr.flush()
+        time.sleep(ON_ITS_WAY)
+
+
 def require_alike(ranks, model, run, training, **options):
     """Refuses to start where a process has another version, file, data or options. options: those
     that decide together with the run's when something is done."""

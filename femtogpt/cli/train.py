@@ -25,7 +25,7 @@ from .options import (
     threads_option,
 )
 from .progress import Progress
-from .ranks import require_alike, together
+from .ranks import let_be_heard, require_alike, together
 from .signals import stop_signals
 
 
@@ -153,6 +153,7 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
     if stop.signal and loaded.step < trainer.run.last_step:
         say(f"stopped by {signal.Signals(stop.signal).name} and saved at step {loaded.step}; "
             "`femtogpt train` goes on")
+        let_be_heard(ranks)
         sys.exit(128 + stop.signal)
 
 
