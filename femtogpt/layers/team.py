@@ -32,7 +32,7 @@ from .numeric import inlined
 
 WORD, DONE, PARTS, JOB = 0, 64, 128, 136  # in bytes: words that threads fight for lie apart
 ROOM, MOST_PARTS, CLOSED = 16, 256, -1
-SPINS = 2000  # looks at the desk, some 40 ns each, before another program may have the processor
+SPINS = 2000  # looks at the desk before another program may have the processor
 I64 = ir.IntType(64)
 
 _system_yield = (ctypes.windll.kernel32.SwitchToThread if sys.platform == "win32"
