@@ -7,7 +7,7 @@ import threading
 import numpy as np
 
 from femtogpt.layers.numeric import kernel
-from femtogpt.tokenizer.chunks import Chunks
+from femtogpt.tokenizer.chunks import Chunks, grown
 from femtogpt.tokenizer.cutting import chunk_ends
 from femtogpt.tokenizer.formats import BPEData
 from femtogpt.tokenizer.matching import SHORTEST, make_matcher, match_longest, no_matcher
@@ -55,13 +55,6 @@ def tabulate(data: BPEData, byte_ids: np.ndarray) -> Merges:
                np.empty((256, 256), np.int32), lengths)
     enter_merges(m)
     return m
-
-
-def grown(array: np.ndarray, length: int) -> np.ndarray:
-    """The array with room behind it (np.resize would fill that)."""
-    larger = np.empty(length, array.dtype)
-    larger[: len(array)] = array
-    return larger
 
 
 class Tables:

@@ -13,7 +13,7 @@ import numpy as np
 from femtogpt.layers.numeric import kernel
 
 OTHER, LETTER, NUMBER, SPACE = range(4)
-INSIDE = 4  # a byte of a character that is not its first
+CLASS, INSIDE = 3, 4  # bits of a byte's kind: its character's class; whether it is not its first
 _WHITE_SPACE = "9-D 20 85 A0 1680 2000-200A 2028-2029 202F 205F 3000"
 
 
@@ -59,7 +59,7 @@ def character_at(data, i, n, classes):
 
 @kernel
 def classify(data, classes, kinds):
-    """Writes the class of each character of data, (n,) uint8, at its first byte: kinds, (n,)."""
+    """Writes the kind of each byte of data, (n,) uint8, to kinds, (n,)."""
     n, i = len(data), 0
     while i < n:
         if data[i] < 0x80:
@@ -70,11 +70,12 @@ def classify(data, classes, kinds):
             second, third = np.int64(data[i + 1]), np.int64(data[i + 2])
             if second & 0xC0 == 0x80 and third & 0xC0 == 0x80:
                 point = (np.int64(data[i]) & 15) << 12 | (second & 63) << 6 | third & 63
-                kinds[i], kinds[i + 1], kinds[i + 2] = classes[point], INSIDE, INSIDE
+                kinds[i] = classes[point]
+                kinds[i + 1] = kinds[i + 2] = classes[point] | INSIDE
                 i += 3
                 continue
         kinds[i], length = character_at(data, i, n, classes)
-        kinds[i + 1 : i + length] = INSIDE
+        kinds[i + 1 : i + length] = kinds[i] | INSIDE
         i += length
 
 

@@ -80,6 +80,13 @@ def number_chunks(data, words, ends, first, keys, numbers, store, starts, count,
     return len(ends), count
 
 
+def grown(array: np.ndarray, length: int) -> np.ndarray:
+    """The array with room behind it (np.resize would fill that)."""
+    larger = np.empty(length, array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
 class Chunks:
     """The distinct chunks of the texts it was shown, numbered in the order met.
 
@@ -115,11 +122,9 @@ class Chunks:
             self._keys = np.zeros(2 * len(keys), np.uint64)
             self._numbers = np.empty(2 * len(keys), np.int32)
             rehash(keys, numbers, self._keys, self._numbers)
-            self.starts = np.resize(self.starts, len(keys) + 1)
+            self.starts = grown(self.starts, len(keys) + 1)
         else:
-            store = np.empty(max(2 * len(self.store), used + length), np.uint8)
-            store[:used] = self.store[:used]
-            self.store = store
+            self.store = grown(self.store[:used], max(2 * len(self.store), used + length))
 
 
 @kernel

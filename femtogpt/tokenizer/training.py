@@ -97,8 +97,10 @@ def _learn(token, weights, pieces, merges, count, wanted, progress):
         def told(done, _):
             progress(before + done, wanted)
     lengths = np.array([len(piece) for piece in pieces], np.int64)
-    for left, right in learn_merges(token, weights, lengths, count, told).tolist():
-        merges.append((left, right, len(pieces)))
+    # Two lists of numbers, not thousands of pairs, which the garbage collector would look through.
+    lefts, rights = learn_merges(token, weights, lengths, count, told).T.tolist()
+    merges += zip(lefts, rights, range(len(pieces), len(pieces) + len(lefts)), strict=True)
+    for left, right in zip(lefts, rights, strict=True):
         pieces.append(pieces[left] + pieces[right])
 
 
@@ -140,7 +142,6 @@ def _blocks(text: str | bytes | Iterable[bytes]) -> Iterable[bytes]:
 
 def _distinct_chunks(texts, split):
     """Chunk c is store[starts[c]:starts[c + 1]] and occurs counts[c] times."""
-    from femtogpt.tokenizer.chunks import Chunks
     from femtogpt.tokenizer.cutting import chunk_ends
 
     if split == "none":
@@ -150,20 +151,38 @@ def _distinct_chunks(texts, split):
                 store += block
             starts.append(len(store))
         return np.frombuffer(store, np.uint8), np.array(starts), np.ones(1, np.int64)
-    chunks, counts = Chunks(), np.zeros(0, np.int64)
+    # Each thread cuts and counts by itself: what comes out does not tell in which order.
+    tallies = [_Tally() for _ in range(min(2, os.cpu_count() or 1))]
 
-    def cut(part):
+    def count(part):
+        tally = tallies.pop()  # which no other thread has now
         values = np.frombuffer(part, np.uint8)
-        return values, chunk_ends(values, split)
+        tally.add(values, chunk_ends(values, split))
+        tallies.append(tally)
 
     for text in texts:
-        # While one thread numbers chunks another cuts the text behind them.
-        for _, found in ahead(recut(text, between_chunks(split)), cut, min(2, os.cpu_count() or 1)):
-            numbers = chunks.number(*found())
-            more = np.bincount(numbers, minlength=chunks.count)
-            more[: len(counts)] += counts
-            counts = more
-    return chunks.store[: chunks.starts[chunks.count]], chunks.starts[: chunks.count + 1], counts
+        for _, counted in ahead(recut(text, between_chunks(split)), count, len(tallies)):
+            counted()
+    first, *others = tallies
+    for other in others:
+        first.add(other.chunks.store, other.chunks.starts[1 : other.chunks.count + 1], other.counts)
+    store, starts, count = first.chunks.store, first.chunks.starts, first.chunks.count
+    return store[: starts[count]], starts[: count + 1], first.counts
+
+
+class _Tally:
+    """Chunks, and how often each was met."""
+
+    def __init__(self):
+        from femtogpt.tokenizer.chunks import Chunks
+
+        self.chunks, self.counts = Chunks(), np.zeros(0, np.int64)
+
+    def add(self, values, ends, times=None):
+        """Counts the chunks of values that end at `ends`, each once, or `times` of them, (n,)."""
+        numbers, before = self.chunks.number(values, ends), self.counts
+        self.counts = np.bincount(numbers, times, self.chunks.count).astype(np.int64)
+        self.counts[: len(before)] += before
 
 
 def _laid_out(store, starts, counts, base_bytes, vocab_size):
