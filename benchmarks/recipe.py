@@ -2,7 +2,8 @@
 
     python benchmarks/recipe.py "decay 0.3" --entries 2 7 11 27 --seeds 3 --texts texts
 
-Each entry with each change, seed by seed, in --folder (what is there is not run again).
+A change may be several, "rate 0.003, warm-up 50". Each entry with each change, seed by seed, in
+--folder (what is there is not run again).
 Prints, for each change, an entry's first measure: the mean over the seeds and the worst. Sums
 are asked of all pairs that the text lacks, some 4,700, not of 200 of them as an experiment does.
 """
@@ -15,7 +16,8 @@ from femtogpt.experiment.attempt import Attempt
 from femtogpt.experiment.entries import find
 from femtogpt.experiment.measures import MEASURES
 
-# name -> options of the run, given its steps; line_starts is a constant of data.py
+# name -> options of the run, given its steps; line_starts is a constant of data.py, averaged the
+# share of the steps at the end whose weights' mean is judged
 CHANGES = {
     "as it is": lambda steps: {},
     "decay 0.2": lambda steps: {"decay_steps": steps // 5},
@@ -30,6 +32,10 @@ CHANGES = {
     "batch 64, half the steps": lambda steps: {"batch_size": 64, "steps": steps // 2},
     **{f"{share:.0%} of windows at a line": lambda steps, share=share: {"line_starts": share}
        for share in (0, 1)},
+    "AdamW": lambda steps: {"optimizer": "adamw"},
+    "Muon's decay 0.2": lambda steps: {"weight_decay": 0.2},
+    "averaged 0.1": lambda steps: {"averaged": 0.1},
+    "flat, averaged 0.2": lambda steps: {"decay_steps": 1, "averaged": 0.2},
     "dropout 0.1": lambda steps: {"dropout": 0.1},
     "nothing held back": lambda steps: {"val_fraction": 0.0},
     **{f"{n} steps": lambda steps, n=n: {"steps": n} for n in (160, 200, 250, 300)},
@@ -42,9 +48,24 @@ def shown_measure(entry):
     return next((name for name in FIRST if name in entry.goal), next(iter(entry.goal)))
 
 
+def known(change):
+    """argparse's check of a change, which it returns."""
+    for one in change.split(", ") if change not in CHANGES else ():
+        if one not in CHANGES:
+            raise argparse.ArgumentTypeError(f"{one!r} is none of: {'; '.join(CHANGES)}")
+    return change
+
+
+def changed(train, change):
+    """An entry's options of training, changed."""
+    for one in [change] if change in CHANGES else change.split(", "):
+        train = train | CHANGES[one](train["steps"])
+    return train
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("changes", nargs="*", choices=CHANGES, metavar="CHANGE")
+    parser.add_argument("changes", nargs="*", type=known, metavar="CHANGE")
     parser.add_argument("--entries", type=int, nargs="+", default=[2, 7, 11, 15, 18, 20, 27])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--texts", action="append")
@@ -56,11 +77,12 @@ def main():
     for seed in range(1, options.seeds + 1):
         for entry in chosen:
             for name in options.changes or CHANGES:
-                run = entry.train | CHANGES[name](entry.train["steps"])
+                run = changed(entry.train, name)
                 data.LINE_STARTS = run.pop("line_starts", LINE_STARTS)
+                averaged = run.pop("averaged", 0)
                 attempt = Attempt(replace(entry, train=run), seed, f"{options.folder}/{name}",
                                   texts=options.texts or ["texts"])
-                result = attempt.result or attempt_to_its_end(attempt)
+                result = attempt.result or attempt_to_its_end(attempt, averaged)
                 measure = shown_measure(entry)
                 table.setdefault((name, entry.number), []).append(result[measure])
                 print(f"{name}, {entry.name}, seed {seed}: {MEASURES[measure].label} "
@@ -76,10 +98,14 @@ def main():
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
-def attempt_to_its_end(attempt):
+def attempt_to_its_end(attempt, averaged):
     trainer = attempt.begin()
-    for _ in attempt.train(trainer):
-        pass
+    model, total, count = trainer.model, 0, 0
+    for record in attempt.train(trainer):
+        if record.step > (1 - averaged) * attempt.entry.train["steps"]:
+            total, count = total + model.parameters.astype("f8"), count + 1
+    if count:
+        model.parameters[:] = total / count
     return attempt.conclude(trainer)
 
 

@@ -348,8 +348,8 @@ def test_of_a_run_the_left_pair_is_merged():
     bpe = BPEData([bytes([byte]) for byte in range(256)] + [b"aa"], [(a, a, 256)], {}, "none", True)
     tables = tabulate(bpe, np.arange(256))
     made = make_matcher(bpe, tables).made
-    assert stay_apart(256, a, tables, made)
-    assert not stay_apart(a, 256, tables, made)
+    assert stay_apart(256, a, tables.table, tables.marks, made)
+    assert not stay_apart(a, 256, tables.table, tables.marks, made)
 
 
 @pytest.mark.parametrize("pieces", ["same", "not what their bytes become"])
