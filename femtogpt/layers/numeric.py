@@ -74,10 +74,21 @@ def _numba_cache_in(folder):
 
 def kernel(function):
     """Compiles a function on its first call (then from the cache); releases the GIL."""
+    return _compiled(function, _nrt=True)
+
+
+def allocation_free(function):
+    """A kernel that makes no arrays. So numba need not count who holds those it is given, which
+    takes some 15 ns for each of them: much, for what is called once a token."""
+    return _compiled(function, _nrt=False)
+
+
+def _compiled(function, **options):
+    options |= {**OPTIONS, "nogil": True}
     if CACHE_FOLDER is None:
-        return numba.njit(nogil=True, **OPTIONS)(function)
+        return numba.njit(**options)(function)
     with _numba_cache_in(CACHE_FOLDER):
-        return numba.njit(nogil=True, cache=True, **OPTIONS)(function)
+        return numba.njit(cache=True, **options)(function)
 
 
 def inlined(function):

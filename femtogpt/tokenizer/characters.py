@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from femtogpt.layers.numeric import kernel
+from femtogpt.layers.numeric import allocation_free
 
 OTHER, LETTER, NUMBER, SPACE = range(4)
 CLASS, INSIDE = 3, 4  # bits of a byte's kind: its character's class; whether it is not its first
@@ -29,7 +29,7 @@ def classes():
     return table
 
 
-@kernel
+@allocation_free
 def character_at(data, i, n, classes):
     """(class, length in bytes) of the character of data[:n], uint8, that begins at i.
 
@@ -57,7 +57,7 @@ def character_at(data, i, n, classes):
     return classes[point], length
 
 
-@kernel
+@allocation_free
 def classify(data, classes, kinds):
     """Writes the kind of each byte of data, (n,) uint8, to kinds, (n,)."""
     n, i = len(data), 0
@@ -79,7 +79,7 @@ def classify(data, classes, kinds):
         i += length
 
 
-@kernel
+@allocation_free
 def character_before(data, end, classes):
     """(class, length in bytes) of the character of data[:end] that ends there; end >= 1."""
     if data[end - 1] < 0x80:

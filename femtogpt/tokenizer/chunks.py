@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from femtogpt.layers.numeric import kernel
+from femtogpt.layers.numeric import allocation_free
 from femtogpt.tokenizer.hashing import MULTIPLIER, slot_of
 
 LONGEST_PACKED = 7  # bytes of a chunk that are its own key
 LONG = np.uint64(0xFF << 56)  # in the key of a longer one
 
 
-@kernel
+@allocation_free
 def bytes_at(words, i, length):
     """The bytes i to i + length, 1 to 8 of them, of words, (n,) uint64, as one number."""
     shift = np.uint64(8 * (i & 7))
@@ -20,7 +20,7 @@ def bytes_at(words, i, length):
     return (low | high) & (np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - 8 * length))
 
 
-@kernel
+@allocation_free
 def key_of(words, begin, end):
     """A number that a chunk of up to 7 bytes shares with no other chunk, a longer with few."""
     length = end - begin
@@ -34,7 +34,7 @@ def key_of(words, begin, end):
     return key | LONG
 
 
-@kernel
+@allocation_free
 def same(data, begin, store, start, length):
     """Whether data[begin:][:length] is store[start:][:length]."""
     k = 0
@@ -43,7 +43,7 @@ def same(data, begin, store, start, length):
     return k == length
 
 
-@kernel
+@allocation_free
 def number_chunks(data, words, ends, first, keys, numbers, store, starts, count, out):
     """Numbers the chunks of data from the first-th on, and stores those not met before.
 
@@ -64,7 +64,8 @@ def number_chunks(data, words, ends, first, keys, numbers, store, starts, count,
             if keys[slot] == 0:
                 keys[slot], numbers[slot] = key, count
                 start = starts[count]
-                store[start : start + length] = data[i:end]
+                for k in range(length):
+                    store[start + k] = data[i + k]
                 count += 1
                 starts[count] = start + length
                 break
@@ -127,7 +128,7 @@ class Chunks:
             self.store = grown(self.store[:used], max(2 * len(self.store), used + length))
 
 
-@kernel
+@allocation_free
 def rehash(keys, numbers, new_keys, new_numbers):
     """Puts the entries of one hash table into another, which is empty."""
     for k in range(len(keys)):

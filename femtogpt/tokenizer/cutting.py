@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from femtogpt.layers.numeric import kernel
+from femtogpt.layers.numeric import allocation_free, kernel
 from femtogpt.tokenizer.characters import (
     CLASS,
     INSIDE,
@@ -27,7 +27,7 @@ _APOSTROPHE, _BLANK, _NEWLINE, _RETURN = b"' \n\r"
 _S, _T, _M, _D, _R, _V, _E, _L = b"stmdrvel"
 
 
-@kernel
+@allocation_free
 def contraction_end(data, i, any_case):
     """Where 's 't 're 've 'm 'll 'd ends, of which data[i] is the apostrophe, or i."""
     n, fold = len(data), 0x20 if any_case else 0
@@ -73,7 +73,7 @@ def gpt2_begins(data, kinds, begins):
     return settled(data, kinds, begins, count)
 
 
-@kernel
+@allocation_free
 def settled(data, kinds, begins, count):
     """Of places from gpt2_begins: those inside white space of several bytes go to its first, and
     contractions are chunks. Returns how many there are."""
@@ -98,7 +98,7 @@ def settled(data, kinds, begins, count):
     return kept
 
 
-@kernel
+@allocation_free
 def gpt4_begins(data, kinds, begins):
     """Writes where each chunk of data, (n,) uint8, begins; returns how many there are.
 
@@ -160,7 +160,7 @@ def gpt4_begins(data, kinds, begins):
     return count
 
 
-@kernel
+@allocation_free
 def last_cut(data, gpt4, classes):
     """The last place of data, (n,) uint8, where a text that begins with it may be cut, or 0.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from femtogpt.layers.numeric import kernel
+from femtogpt.layers.numeric import allocation_free, kernel
 from femtogpt.tokenizer.hashing import pair_key, slot_of
 from femtogpt.tokenizer.tokens import END, before, join
 
@@ -27,7 +27,7 @@ ROOM = 1 << 16  # for places and pairs, beside what the text's bytes need
 PLENTY = 1 << 23  # of places, 32 MB: more room is not taken without need
 
 
-@kernel
+@allocation_free
 def goes_first(p, q):
     """Whether pair p is merged before pair q: more often; else smaller left, then right id."""
     if p.count != q.count:
@@ -37,7 +37,7 @@ def goes_first(p, q):
     return p.right < q.right
 
 
-@kernel
+@allocation_free
 def replace_top(heap, size):
     """Makes heap[1:size] a heap again, with heap[size] added."""
     i = 0
@@ -52,7 +52,7 @@ def replace_top(heap, size):
     heap[i] = heap[size]
 
 
-@kernel
+@allocation_free
 def push(heap, size):
     """Makes heap[:size] a heap with heap[size] added; its last place is needed to move it."""
     heap[-1] = heap[size]
@@ -63,7 +63,7 @@ def push(heap, size):
     heap[i] = heap[-1]
 
 
-@kernel
+@allocation_free
 def keep_true(token, weights, stride, lengths, pair, places, to):
     """Writes those of a pair's places where it still stands to places[to:].
 
@@ -80,7 +80,7 @@ def keep_true(token, weights, stride, lengths, pair, places, to):
     return kept, count
 
 
-@kernel
+@allocation_free
 def join_all(token, lengths, pair, places, new):
     """Joins a pair at its places, from the left; keeps the places where it did: how many."""
     left, right, length, kept = pair.left, pair.right, lengths[pair.left], 0
@@ -94,7 +94,7 @@ def join_all(token, lengths, pair, places, new):
     return kept
 
 
-@kernel
+@allocation_free
 def count_pairs(token, weights, stride, lengths, keys, count, number):
     """Enters each pair of neighbours, how often it occurs, and at how many places.
 
@@ -118,7 +118,7 @@ def count_pairs(token, weights, stride, lengths, keys, count, number):
     return pairs
 
 
-@kernel
+@allocation_free
 def note_pairs(token, lengths, keys, count, number, heap, places):
     """Notes the pairs that occur twice; returns (how many, places in use)."""
     size = used = 0

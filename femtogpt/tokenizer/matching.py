@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from femtogpt.layers.numeric import kernel
+from femtogpt.layers.numeric import allocation_free
 from femtogpt.tokenizer.formats import BPEData
 from femtogpt.tokenizer.hashing import mix
 from femtogpt.tokenizer.merging import NEVER, Merges, rank_of
@@ -38,7 +38,7 @@ class Matcher(NamedTuple):
     made: np.ndarray  # (V + 1, 3) int32, the merge that makes it: left, right, rank, -1 for none
 
 
-@kernel
+@allocation_free
 def child_slot(node, byte, children):
     """Where the child of a node by a byte is in the hash table, or where it goes."""
     key = np.uint64(node) << np.uint64(8) | np.uint64(byte)
@@ -49,7 +49,7 @@ def child_slot(node, byte, children):
     return slot
 
 
-@kernel
+@allocation_free
 def plant(store, starts, ordinary, children, nodes):
     """Enters each ordinary piece, store[starts[p]:starts[p + 1]]; how many nodes there are."""
     count = 1
@@ -70,7 +70,7 @@ def plant(store, starts, ordinary, children, nodes):
     return count
 
 
-@kernel
+@allocation_free
 def pack(entries, nodes, cells, tokens, place):
     """Puts the nodes of plant's tree where FIRST and PARENT can say it; how many cells are used,
     or 0 where there are too few.
@@ -118,7 +118,7 @@ def pack(entries, nodes, cells, tokens, place):
     return high + 256
 
 
-@kernel
+@allocation_free
 def longest(data, begin, end, cells, nodes, none):
     """The longest token that data[begin:end] begins with, or `none`."""
     node, found, i = 0, none, begin
@@ -133,7 +133,7 @@ def longest(data, begin, end, cells, nodes, none):
     return found
 
 
-@kernel
+@allocation_free
 def stay_apart(left, right, table, marks, made):
     """Whether, until their bytes have become these two tokens, no merge goes across from one to
     the other.
@@ -155,7 +155,7 @@ def stay_apart(left, right, table, marks, made):
             return False
 
 
-@kernel
+@allocation_free
 def match_longest(data, ids, m, matcher, open_):
     """Writes the tokens of data, (n,) uint8, to ids; returns how many. open_: scratch, (n + 1,)
     bool: the places where a token may end."""
@@ -182,7 +182,7 @@ def match_longest(data, ids, m, matcher, open_):
     return count
 
 
-@kernel
+@allocation_free
 def find_shorter(store, starts, ordinary, cells, nodes, shorter):
     """Fills shorter."""
     shorter[:] = -1
@@ -191,7 +191,7 @@ def find_shorter(store, starts, ordinary, cells, nodes, shorter):
             shorter[p] = longest(store, starts[p], starts[p + 1] - 1, cells, nodes, -1)
 
 
-@kernel
+@allocation_free
 def all_stay_apart(merges, table, marks, made):
     """Whether merges make of each token's bytes that token."""
     k = 0
@@ -217,7 +217,8 @@ def make_matcher(data: BPEData, m: Merges) -> Matcher:
     older = made[m.merges[:, :2], RANK].max(1, initial=-1) < np.arange(len(new))
     unmade = ordinary & (made[:V, RANK] < 0) & (m.lengths[:V] != 1)
     # (Of two merges to one piece, or of two tokens with one, its bytes can become but one.)
-    if not (ordinary[new].all() and older.all() and not unmade.any() and all_stay_apart(m.merges, m.table, m.marks, made)):
+    if not (ordinary[new].all() and older.all() and not unmade.any()
+            and all_stay_apart(m.merges, m.table, m.marks, made)):
         return no_matcher()
     store = np.frombuffer(b"".join(data.pieces), np.uint8)
     starts = np.concatenate([[0], np.cumsum(m.lengths[:V])])

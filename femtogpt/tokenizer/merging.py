@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from femtogpt.layers.numeric import kernel
+from femtogpt.layers.numeric import allocation_free, kernel
 from femtogpt.tokenizer.hashing import mix, pair_key, slot_of
 from femtogpt.tokenizer.tokens import END, before, join
 
@@ -31,7 +31,7 @@ class Merges(NamedTuple):
     lengths: np.ndarray  # (V + 1,) bytes of each token
 
 
-@kernel
+@allocation_free
 def enter_merges(m):
     """Fills the table, marks and byte_ranks of m, the first two zeros, by its merges."""
     for rank in range(len(m.merges)):
@@ -45,14 +45,14 @@ def enter_merges(m):
             m.byte_ranks[i, j] = rank_of(m.byte_ids[i], m.byte_ids[j], m.table, m.marks)
 
 
-@kernel
+@allocation_free
 def mark_of(key, marks):
     """The word and the bit of marks that say whether a pair may be a merge."""
     place = mix(key) >> np.uint64(20) & np.uint64(64 * len(marks) - 1)
     return place >> np.uint64(6), np.uint64(1) << (place & np.uint64(63))
 
 
-@kernel
+@allocation_free
 def rank_of(left, right, table, marks):
     """When (left, right) is merged, or NEVER. The marks, which stay in the cache, know most."""
     key = pair_key(left, right)
@@ -68,13 +68,13 @@ def rank_of(left, right, table, marks):
     return NEVER
 
 
-@kernel
+@allocation_free
 def waits(rank, place):
     """What merge_short compares: the earliest merge is the least, then the leftmost place."""
     return np.uint32(rank << 6 | place)
 
 
-@kernel
+@allocation_free
 def least(waiting, stop):
     """The least of waiting[:stop], 16 at a time, which are one or two vectors."""
     found = GONE
@@ -84,7 +84,7 @@ def least(waiting, stop):
     return found
 
 
-@kernel
+@allocation_free
 def merge_short(data, ids, m, waiting, following, preceding):
     """Writes the tokens of data, (n,) uint8 with 1 <= n <= SHORT, to ids; returns how many.
 
@@ -123,7 +123,7 @@ def merge_short(data, ids, m, waiting, following, preceding):
     return count
 
 
-@kernel
+@allocation_free
 def merge_parts(data, ids, m, part, waiting, following, preceding):
     """Writes the tokens of data, (n,) uint8, to ids, part by part; returns how many.
 
@@ -160,7 +160,7 @@ def merge_parts(data, ids, m, part, waiting, following, preceding):
     return count
 
 
-@kernel
+@allocation_free
 def common(tokens, others, lengths):
     """The first token that stands in both where the same byte is: its two places, or -1, -1."""
     i, j, at, other_at = 0, 0, 0, 0
@@ -242,7 +242,7 @@ def merge_long(data, ids, m):
     return count
 
 
-@kernel
+@allocation_free
 def enqueue(rank, place, number, heads, tails, sorted_, waiting, places, following):
     """Lets `place` wait for a merge, as entry `number` of all queues."""
     bit = np.uint64(1) << np.uint64(rank % 64)

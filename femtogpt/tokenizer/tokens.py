@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from femtogpt.layers.numeric import kernel
+from femtogpt.layers.numeric import allocation_free
 
 END = -1
 
@@ -21,21 +21,21 @@ def id_type(vocab_size: int, longest: int) -> type:
     return np.int16 if vocab_size <= 1 << 15 and longest < 1 << 15 else np.int32
 
 
-@kernel
+@allocation_free
 def before(token, i):
     """Where the token, or END, begins that stands before the one at i."""
     last = token[i - 1]
     return i - 1 if last >= END else i + last
 
 
-@kernel
+@allocation_free
 def join(token, i, j, end, new):
     """Makes one token, `new`, of those that begin at i and j; the second ends before end."""
     token[i], token[j] = new, END
     token[end - 1] = i - end
 
 
-@kernel
+@allocation_free
 def lay_out(store, starts, ids, counts, token, weights):
     """Writes chunks as tokens, END around each. Chunk c is store[starts[c]:starts[c + 1]].
 
@@ -56,7 +56,7 @@ def lay_out(store, starts, ids, counts, token, weights):
         to += 1
 
 
-@kernel
+@allocation_free
 def lay_out_tokens(ids, lengths, token):
     """Writes tokens that stand already, of `lengths` bytes each, to token: (bytes,)."""
     i = 0
@@ -68,7 +68,7 @@ def lay_out_tokens(ids, lengths, token):
         i = end
 
 
-@kernel
+@allocation_free
 def join_parts(numbers, store, starts, out):
     """Writes parts, by number, one after the other; returns how long that is.
 
