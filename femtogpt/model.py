@@ -16,7 +16,7 @@ from .layers.embedding import embedding_backward, embedding_forward, sinusoids
 from .layers.gelu import gelu_backward, gelu_forward
 from .layers.linear import linear_backward, linear_forward
 from .layers.norm import norm_backward, norm_forward
-from .layers.numeric import hash32, inlined, kernel
+from .layers.numeric import allocation_free, hash32, inlined
 from .layers.rotary import rotary_backward, rotary_forward, rotary_turns
 from .layers.rows import add_row, copy_row, fill_row
 from .tensors import Tensors, count_parameters, views
@@ -141,7 +141,8 @@ def block_forward(a, p, l, k, rate, sequence_keys):
     if rate > 0:
         draw_keys(a.keys, sequence_keys, 2 * l + 1)
         for b in range(a.keys.size):
-            dropout_forward(a.branch[b * rows : (b + 1) * rows].ravel(), rate, a.keys[b], 0)
+            branch = a.branch[b * rows : (b + 1) * rows].reshape(-1)
+            dropout_forward(branch, rate, a.keys[b], 0)
     add(a.x[2 * l + 1], norm if k.normalised_residual else x, a.branch)
 
     # x += mlp(norm(x))
@@ -176,7 +177,8 @@ def block_backward(g, a, p, l, k, rate, sequence_keys):
     if rate > 0:
         draw_keys(a.keys, sequence_keys, 2 * l + 1)
         for b in range(a.keys.size):
-            dropout_backward(a.branch[b * rows : (b + 1) * rows].ravel(), rate, a.keys[b], 0)
+            branch = a.branch[b * rows : (b + 1) * rows].reshape(-1)
+            dropout_backward(branch, rate, a.keys[b], 0)
     linear_backward(a.dnorm, g.projection_weight[l], g.projection_bias[l],
                     a.branch, a.attention[l], p.projection_weight[l])
     draw_keys(a.keys, sequence_keys, 2 * l)
@@ -239,7 +241,7 @@ def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom):
         embedding_backward(g.token_embedding, g.position_embedding, a.dx, tokens)
 
 
-@kernel
+@allocation_free
 def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, top, bottom):
     """loss_and_gradients in parts, each of which goes on from the one before.
 
