@@ -21,7 +21,7 @@ from femtogpt.tokenizer.merging import (
 )
 from femtogpt.tokenizer.tokens import join_parts
 
-MATCHED_BYTES = 1 << 17  # of long distinct chunks for which a matcher is worth making, some 20 ms
+MATCHED_BYTES = 1 << 17  # of distinct chunks to match, from which on a matcher pays (some 20 ms)
 KEPT_BYTES = 1 << 25  # of chunks whose tokens are kept for the next text; a whole text is not
 
 
@@ -94,7 +94,7 @@ class Encoder:
         if len(self._ids) < len(chunks.store):
             self._ids = grown(self._ids, len(chunks.store))
         lengths = np.diff(chunks.starts[known : chunks.count + 1])
-        self._long += lengths[lengths >= SHORTEST].sum()
+        self._long += lengths[(lengths >= SHORTEST) & (lengths <= QUEUES)].sum()
         if self._long > MATCHED_BYTES:
             self._tables.prepare_matcher()
         self._merge(chunks.store, chunks.starts, known, chunks.count, self._ids, self._ends)
