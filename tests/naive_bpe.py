@@ -1,4 +1,4 @@
-"""BPE in plain loops, and texts on which it is easy to get wrong."""
+"""BPE in plain loops, texts on which it is easy to get wrong, and tokenizers to try."""
 
 from itertools import pairwise
 
@@ -7,6 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 from femtogpt.errors import FemtoError
+from femtogpt.tokenizer import SPLITS, train_bpe
 from femtogpt.tokenizer.learning import learn_merges
 from femtogpt.tokenizer.split import lower
 from femtogpt.tokenizer.tokens import END
@@ -25,6 +26,10 @@ AWKWARD = (
 texts = st.text(AWKWARD, max_size=40) | st.text(
     st.characters(max_codepoint=0x24F) | st.sampled_from(" \n'"), max_size=40
 )
+
+
+TRAINED = {split: train_bpe([TEXT], 400, split=split) for split in SPLITS}
+LOWERED = {split: train_bpe([TEXT], 400, split=split, case_sensitive=False) for split in SPLITS}
 
 
 def joined(ids, pair, new):

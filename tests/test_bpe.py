@@ -3,14 +3,11 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_bpe import TEXT, merges_of, message, naive_apply, texts
+from naive_bpe import LOWERED, TEXT, TRAINED, merges_of, message, naive_apply, texts
 
 from femtogpt.tokenizer import SPLITS, load_tokenizer, save_tokenizer, train_bpe
 from femtogpt.tokenizer.cutting import split_chunks
 from femtogpt.tokenizer.split import lower
-
-TRAINED = {split: train_bpe([TEXT], 400, split=split) for split in SPLITS}
-LOWERED = {split: train_bpe([TEXT], 400, split=split, case_sensitive=False) for split in SPLITS}
 
 
 @pytest.mark.parametrize("split", SPLITS)

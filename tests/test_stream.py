@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_bpe import AWKWARD, LOWERED, TEXT, TRAINED
+from naive_bpe import AWKWARD, LOWERED, TEXT, TRAINED
 
 from femtogpt.errors import FemtoError
 from femtogpt.tokenizer import (
