@@ -84,7 +84,7 @@ def allocation_free(function):
 
 
 def _compiled(function, **options):
-    options |= {**OPTIONS, "nogil": True}
+    options |= {**OPTIONS, "nogil": True, "no_cfunc_wrapper": True}  # nothing in C calls them
     if CACHE_FOLDER is None:
         return numba.njit(**options)(function)
     with _numba_cache_in(CACHE_FOLDER):
