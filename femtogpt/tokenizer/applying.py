@@ -66,10 +66,13 @@ class Tables:
         self._data, self._lock = data, threading.Lock()
 
     def prepare_matcher(self) -> None:
-        """Makes the matcher, once."""
-        with self._lock:
-            if self._data is not None:
-                self.matcher, self._data = make_matcher(self._data, self.merges), None
+        """Makes the matcher, once; while another thread does, all goes on without."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._data is not None:
+                    self.matcher, self._data = make_matcher(self._data, self.merges), None
+            finally:
+                self._lock.release()
 
 
 class Encoder:
