@@ -6,6 +6,7 @@ import numpy as np
 
 from femtogpt.layers.numeric import allocation_free
 from femtogpt.tokenizer.hashing import MULTIPLIER, slot_of
+from femtogpt.tokenizer.room import Room
 
 LONGEST_PACKED = 7  # bytes of a chunk that are its own key
 LONG = np.uint64(0xFF << 56)  # in the key of a longer one
@@ -103,10 +104,15 @@ class Chunks:
         self._keys, self._numbers = np.zeros(1 << 14, np.uint64), np.empty(1 << 14, np.int32)
         self.store, self.starts = np.empty(1 << 16, np.uint8), np.zeros((1 << 13) + 1, np.int64)
 
-    def number(self, data: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """The number of each chunk of data, (n,) uint8, that ends where `ends` says: int32."""
-        out, done = np.empty(len(ends), np.int32), 0
-        words = np.zeros(len(data) // 8 + 2, np.uint64)
+    def number(self, data: np.ndarray, ends: np.ndarray, room: Room | None = None) -> np.ndarray:
+        """The number of each chunk of data, (n,) uint8, that ends where `ends` says: int32.
+
+        room: where that may stand, until it is asked for the next.
+        """
+        room = room or Room()
+        out, done = room.array("numbers", len(ends), np.int32), 0
+        words = room.array("words", len(data) // 8 + 2, np.uint64)
+        words[-2:] = 0
         words.view(np.uint8)[: len(data)] = data
         while True:
             done, self.count = number_chunks(data, words, ends, done, self._keys, self._numbers,

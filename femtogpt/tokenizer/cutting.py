@@ -20,6 +20,7 @@ from femtogpt.tokenizer.characters import (
     classes,
     classify,
 )
+from femtogpt.tokenizer.room import Room
 
 BLOCK = 4096  # bytes that are looked at together
 FRESH = 255  # in place of the class before, where a chunk begins whatever comes
@@ -192,11 +193,17 @@ def last_cut(data, gpt4, classes):
     return 0
 
 
-def chunk_ends(data: np.ndarray, split: str) -> np.ndarray:
-    """Where each chunk of data, (n,) uint8, ends, as a whole text is cut: int64."""
+def chunk_ends(data: np.ndarray, split: str, room: Room | None = None) -> np.ndarray:
+    """Where each chunk of data, (n,) uint8, ends, as a whole text is cut: int64.
+
+    room: where that may stand, until it is asked for the next.
+    """
     if split == "none" or len(data) == 0:
         return np.array([len(data)][: len(data)], np.int64)
-    kinds, begins = np.full(len(data) + 1, SPACE, np.uint8), np.empty(len(data) + 1, np.int64)
+    room = room or Room()
+    kinds = room.array("kinds", len(data) + 1, np.uint8)
+    begins = room.array("begins", len(data) + 1, np.int64)
+    kinds[-1] = SPACE
     classify(data, classes(), kinds)
     count = (gpt4_begins if split == "gpt4" else gpt2_begins)(data, kinds, begins)
     begins[count] = len(data)

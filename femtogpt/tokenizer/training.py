@@ -157,7 +157,7 @@ def _distinct_chunks(texts, split):
     def count(part):
         tally = tallies.pop()  # which no other thread has now
         values = np.frombuffer(part, np.uint8)
-        tally.add(values, chunk_ends(values, split))
+        tally.add(values, chunk_ends(values, split, tally.room))
         tallies.append(tally)
 
     for text in texts:
@@ -175,12 +175,13 @@ class _Tally:
 
     def __init__(self):
         from femtogpt.tokenizer.chunks import Chunks
+        from femtogpt.tokenizer.room import Room
 
-        self.chunks, self.counts = Chunks(), np.zeros(0, np.int64)
+        self.chunks, self.counts, self.room = Chunks(), np.zeros(0, np.int64), Room()
 
     def add(self, values, ends, times=None):
         """Counts the chunks of values that end at `ends`, each once, or `times` of them, (n,)."""
-        numbers, before = self.chunks.number(values, ends), self.counts
+        numbers, before = self.chunks.number(values, ends, self.room), self.counts
         self.counts = np.bincount(numbers, times, self.chunks.count).astype(np.int64)
         self.counts[: len(before)] += before
 
