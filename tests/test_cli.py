@@ -19,7 +19,7 @@ from small import LETTERS, MAIN, ROOT, SIZES, environment, run, start, text
 
 from dummy_data import simple_dummy
 from femtogpt import checkpoint
-from femtogpt.cli import COMMANDS, HIDDEN, main, train
+from femtogpt.cli import COMMANDS, HIDDEN, logs, main, train
 from femtogpt.cli.streaming import Printer
 from femtogpt.parallel import memory_to_train
 from femtogpt.tokenizer import load_tokenizer
@@ -230,6 +230,12 @@ def test_train_tensorboard_writes_what_tensorboard_reads(folder):
                             "tokens_per_second"}
     assert notes and [note.decode() for note in notes] == [
         note for r in records for note in r.get("notes", [])]
+
+
+def test_without_tensorboardx_train_says_so_before_it_reads(folder, monkeypatch):
+    monkeypatch.setattr(logs, "find_spec", lambda name: None)
+    result = invoke_both("train", "--tensorboard=runs", "--dataset=no-such-file", exit_code=1)
+    assert "pip install 'femtogpt[tensorboard]'" in result.stderr
 
 
 def test_train_says_progress_on_standard_error_and_nothing_on_standard_output(folder):

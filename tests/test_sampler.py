@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from small import fresh_model
 
+from femtogpt import decoder as decoding
 from femtogpt.config import POSITIONAL_ENCODINGS, RECIPES
-from femtogpt.decoder import Decoder
+from femtogpt.decoder import MOST_THREADS, Decoder
 from femtogpt.errors import FemtoError
 from femtogpt.layers.matmul import COMPILED
 from femtogpt.layers.numeric import kernel
@@ -204,6 +205,15 @@ def test_threads_that_share_a_token_give_the_bits_of_one(threads):
     decoder = Decoder(model.config, model.parameters, threads=threads)
     found = [decoder.feed([token])[0] for token in tokens]
     np.testing.assert_array_equal(found, decode(model, tokens))
+
+
+def test_a_token_of_a_large_model_is_shared_among_processors(monkeypatch):
+    model = fresh_model()
+    monkeypatch.setattr(decoding, "available_processors", lambda: MOST_THREADS + 1)
+    for large, threads in ((model.parameters.size + 1, 1), (model.parameters.size, MOST_THREADS)):
+        monkeypatch.setattr(decoding, "LARGE", large)
+        decoder = Decoder(model.config, model.parameters)
+        assert decoder._team.threads == (threads if COMPILED else 1)
 
 
 # ---- drawing

@@ -6,10 +6,18 @@ import json
 import os
 import time
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 
 from ..errors import FemtoError
 
 COLUMNS = ("step", "loss", "lr", "norm", "ms", "tokens_per_second", "val_loss")
+
+
+def require_tensorboardx():
+    """Raises FemtoError where it is not installed."""
+    if find_spec("tensorboardX") is None:
+        raise FemtoError("--tensorboard needs tensorboardX, which writes its files: "
+                         "pip install 'femtogpt[tensorboard]'")
 
 
 @contextmanager
@@ -81,13 +89,10 @@ def _table(path, stack):
 
 
 def _tensorboard(folder, stack):
-    try:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar, text
-    except ImportError:
-        raise FemtoError("--tensorboard needs tensorboardX, which writes its files: "
-                         "pip install 'femtogpt[tensorboard]'") from None
+    require_tensorboardx()
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar, text
 
     def failed(error, more=""):
         return FemtoError(f"--tensorboard {folder} cannot be written: {error.strerror}{more}")

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 import click
 
 from ..errors import FemtoError
-from .logs import logs
+from .logs import logs, require_tensorboardx
 from .options import (
     FILE,
     FOLDER,
@@ -99,6 +99,8 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
     """
     if steps is not None and until_step is not None:
         raise click.UsageError("give --steps or --until-step, not both")
+    if tensorboard:  # before the text is read
+        require_tensorboardx()
 
     from ..data import find_texts
     from ..durable import lock

@@ -157,11 +157,11 @@ def finish(desk):
 
 
 class Team:
-    """Helpers for the thread that makes it. assist(desk): a kernel that takes parts until the desk
+    """threads: with the one that makes it. assist(desk): a kernel that takes parts until the desk
     is closed."""
 
     def __init__(self, threads, assist):
-        self._assist, self._helpers = assist, threads - 1
+        self.threads, self._assist, self._helpers = threads, assist, threads - 1
         self._pool = ThreadPoolExecutor(self._helpers, "femtogpt") if self._helpers else None
 
     @contextlib.contextmanager
