@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-MOST = 1 << 23  # bytes of an array that is kept: a block's need fewer, a whole text's may not stay
+MOST = 1 << 24  # bytes of an array that is kept: a block's need fewer, a whole text's may not stay
 
 
 class Room:
