@@ -29,6 +29,7 @@ SIZES = [(1, 1, 1), (3, 5, 7), (8, 16, 48), (9, 17, 49), (16, 33, 64), (7, 1, 65
 if COMPILED:
     SIZES += [(65, 400, 50), (320, 64, 64), (33, 769, 101), (64, 320, 192)]
     SIZES += [(401, 450, 70)]  # of this, and of it alone, a is packed where it is transposed
+    SIZES += [(600, 20, 300)]  # and of this the result is fetched, in two parts
 
 
 def strided(array, layout):

@@ -87,6 +87,20 @@ MASK, INDICES = ir.VectorType(ir.IntType(1), LANES), ir.VectorType(I64, LANES)
 EVERY = ir.Constant(MASK, [1] * LANES)
 
 
+@intrinsic
+def fetch(typingctx, address):
+    """Has the cache's line at an address brought to the second level, as one to be written."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, I32(1), I32(2), I32(1)])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), codegen
+
+
 def stack_floats(count):
     """An intrinsic without arguments: the address of `count` float32 on the stack."""
 
