@@ -216,6 +216,11 @@ RATES = {"rates": [{"rate": 0.001 * f, "loss": 1.0} for f in learning.FACTORS], 
 PAST = {"spikes": 0, "loss": 1.0, "validation": None, "best": None}
 
 
+def test_a_text_whose_end_is_of_another_kind_is_not_learnt_by_heart():
+    falling = {"validation": 2.0, "best": (20, 1.99)}
+    assert list(learning_findings(PAST | falling, RATES, 3.0, True)) == []
+
+
 @pytest.mark.parametrize(("name", "past", "rates"), [
     ("learning-rate-too-high", {"spikes": 3}, {}),
     ("learning-rate-too-high", {}, {"update_to_weight": 0.5}),
