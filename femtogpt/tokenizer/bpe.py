@@ -9,6 +9,7 @@ is case-insensitive lower-cases text first.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from femtogpt.tokenizer.protocol import (
     pack_ids,
     unknown_byte,
 )
+from femtogpt.tokenizer.room import Room
 from femtogpt.tokenizer.split import check_split
 from femtogpt.tokenizer.stream import (
     between_chunks,
@@ -148,13 +150,13 @@ class BPETokenizer:
         """The pieces of `ids`, joined. Raises FemtoError for an id out of range."""
         from femtogpt.tokenizer.tokens import join_parts
 
-        ids, parts = np.asarray(ids).reshape(-1), []
+        ids, text, room = np.asarray(ids).reshape(-1), io.BytesIO(), Room()
         for i in range(0, len(ids), BLOCK):  # not all of them once more as int64
             some = check_ids(ids[i : i + BLOCK], self.vocab_size)
-            out = np.empty(int(self._lengths[some].sum()), np.uint8)
+            out = room.array("bytes", int(self._lengths[some].sum()), np.uint8)
             join_parts(some, self._store, self._starts, out)
-            parts.append(out.tobytes())
-        return b"".join(parts)
+            text.write(out)
+        return text.getvalue()  # which is no copy, as joined parts would be
 
     def piece(self, id: int) -> bytes:
         """The bytes that `id` stands for; a special token's are its name."""
