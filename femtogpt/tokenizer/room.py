@@ -12,7 +12,7 @@ class Room:
     two threads at once.
 
     A thread gives memory back to the system when it is done with a block, and to get it again, a
-    page at a time, took a quarter of the time of encoding on two threads (a Xeon).
+    page at a time, took a fifth of the time of encoding on two threads (a Xeon).
     """
 
     def __init__(self):
