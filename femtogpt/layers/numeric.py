@@ -84,6 +84,7 @@ def allocation_free(function):
 
 
 def _compiled(function, **options):
+    # Without _nrt, whether arrays are counted, it is as for the kernel that has this one compiled.
     options |= {**OPTIONS, "nogil": True, "no_cfunc_wrapper": True}  # nothing in C calls them
     if CACHE_FOLDER is None:
         return numba.njit(**options)(function)

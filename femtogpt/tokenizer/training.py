@@ -166,8 +166,8 @@ def _distinct_chunks(texts, split):
     first, *others = tallies
     for other in others:
         first.add(other.chunks.store, other.chunks.starts[1 : other.chunks.count + 1], other.counts)
-    store, starts, count = first.chunks.store, first.chunks.starts, first.chunks.count
-    return store[: starts[count]], starts[: count + 1], first.counts
+    store, starts = first.chunks.store, first.chunks.starts[: first.chunks.count + 1]
+    return store[: starts[-1]], starts, first.counts
 
 
 class _Tally:
