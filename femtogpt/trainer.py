@@ -1,5 +1,6 @@
 """The training loop: yields a record a step, prints nothing."""
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import numpy as np
 
 from . import checkpoint
 from .checkpoint import History
+from .compiling import in_two_processes
 from .curve import Curve
 from .data import count_tokens, draw_batch, spread_windows, unigram_entropy
 from .divergence import UNKNOWN_PLACE, Diverged, first_bad_place
@@ -103,8 +105,9 @@ class Trainer:
             self.save()  # so that there is something to go back to
         start, began = time.monotonic(), model.step
         saved_at = start
-        with Engine(model.config, self.run.batch_size, self.threads, self.ranks,
-                    self._owners, accumulate=self.run.accumulate) as engine:
+        with (in_two_processes() if self.ranks.size == 1 else contextlib.nullcontext(),
+              Engine(model.config, self.run.batch_size, self.threads, self.ranks,
+                     self._owners, accumulate=self.run.accumulate) as engine):
             while model.step < self.run.last_step:
                 before = time.perf_counter()
                 try:

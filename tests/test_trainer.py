@@ -127,7 +127,13 @@ def test_a_process_killed_at_any_moment_and_resumed_gives_the_same_bytes(
     # One process compiles its kernels, the others find them in the cache: code that was
     # just compiled must round like the same code loaded.
     empty = environment(XDG_CACHE_HOME=str(tmp_path)) if recipe == "standard" else environment()
-    assert run("train", "--model=whole", *options, cwd=tmp_path, env=empty).returncode == 0
+    whole = run("train", "--model=whole", *options, cwd=tmp_path, env=empty)
+    assert whole.returncode == 0
+    if recipe == "standard":
+        assert whole.stderr.count("compiling for this machine") == 1
+        # What the second process compiled was what the first one wanted.
+        for kernel in ("attention_backward", "muon_update", "adamw_update", "sum_shards", "decode"):
+            assert len(list(tmp_path.rglob(f"*.{kernel}-*.nbc"))) == 1, kernel
     log, seen = tmp_path / "log", []
     for more in (40, 50):
         process = start("train", "--model=parts", "--save-every=1", "--log=log",

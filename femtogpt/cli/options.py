@@ -213,19 +213,21 @@ def require_absent(path, force, what):
                          "another name")
 
 
-def say_if_compiling(tokenizer=None):
+def say_if_compiling(tokenizer=None, what="model"):
     """Numba compiles on first use, which takes a while: says so, once.
 
-    tokenizer: what is about to encode a text, or None for what a model computes with.
+    tokenizer: what is about to encode a text; or None, and what: the module that is about to
+    compute, "model", or "decoder" where text is only continued.
     """
     from ..layers.numeric import CACHE_FOLDER
 
     if tokenizer is not None and tokenizer.name not in COMPILED_TOKENIZERS:
         return
-    what, seconds = ("layers", 15) if tokenizer is None else ("tokenizer", 10)
+    kernels = f"femtogpt_*/{what}.*.nbi" if tokenizer is None else "tokenizer_*/*.nbi"
     if CACHE_FOLDER is None:
         say("compiling (each time: the cache folder cannot be written, or others can too) ...")
-    elif not any(CACHE_FOLDER.glob(f"{what}_*/*.nbi")):
+    elif not any(CACHE_FOLDER.glob(kernels)):
+        seconds = 5 if what == "decoder" else 10
         say(f"compiling for this machine, once: some {seconds} seconds ...")
 
 

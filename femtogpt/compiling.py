@@ -1,0 +1,71 @@
+"""A first run's compiling, shared with a second process.
+
+numba compiles under one lock, so a second thread would wait; a second process does not, and what
+it compiles lies in the same folder. The first begins with the forward and what the whole pass
+takes by itself; what the pass needs last, and what comes after it, is the second one's.
+"""
+
+import contextlib
+import subprocess
+import sys
+
+import numba
+import numpy as np
+
+from .config import GPTConfig
+from .layers.attention import attention_backward
+from .layers.numeric import CACHE_FOLDER
+from .machine import available_processors
+from .model import allocate_activations, initial_parameters
+from .optimizer import OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
+
+# Not -m, which would look for modules in the folder it is called from.
+SECOND = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import main; main()"
+
+
+def is_compiled(kernel):
+    """Whether the cache folder has a kernel, for any arguments."""
+    function = kernel.py_func
+    module = function.__module__.rpartition(".")[2]
+    return any(CACHE_FOLDER.glob(f"*/{module}.{function.__name__}-*.nbi"))
+
+
+@contextlib.contextmanager
+def in_two_processes():
+    """Has a second process compile, where there is something to do and a processor for it. It is
+    ended with the block at the latest; should it fail, this process compiles all."""
+    if (CACHE_FOLDER is None or numba.config.DISABLE_JIT or is_compiled(attention_backward)
+            or available_processors() < 2 or not sys.executable):
+        yield
+        return
+    try:
+        second = subprocess.Popen([sys.executable, "-I", "-c", SECOND, *sys.path],
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        second.kill()
+        second.wait()
+
+
+def main():
+    """What the second process does: all of it is called once, on a model of a few numbers."""
+    from .sampler import generate  # compiles on import
+
+    config = GPTConfig(vocab_size=16, num_tokens=16, embedding_degree=32, num_layers=2, num_heads=2)
+    a = allocate_activations(config, 2)
+    attention_backward(a.dqkv, a.dnorm, a.e[0], a.inverse[0], a.qkv[0], 0.0, a.keys)
+    parameters = initial_parameters(config, 1)
+    shards, squares = np.zeros((2, parameters.size), np.float32), np.zeros(9)
+    sum_shards(shards, sum_tree(2), squares, 0, 1)
+    update(lambda function, items: [function(item) for item in items], config, parameters,
+           shards[0], squares, fresh_state(config, OPTIMIZERS[0]), 0.0)
+    list(generate(config, parameters, [1], 1, 1, 0.5))
+
+
+if __name__ == "__main__":
+    main()
