@@ -13,13 +13,13 @@ from numba.extending import overload
 from .numeric import OPTIONS, kernel, standalone
 from .rows import copy_row
 from .tiles import make_tile, turn_tile
-from .vectors import LANES, VECTORS, address_of, fetch, stack_floats
+from .vectors import LANES, VECTORS, address_of, stack_floats
 
 if VECTORS is not None:
     ROWS, HALF = VECTORS.rows, VECTORS.rows // 2
-    _tile_3, _tile_2, _tile_1 = (make_tile(ROWS, columns) for columns in (3, 2, 1))
-    _half_3, _half_2, _half_1 = (make_tile(HALF, columns) for columns in (3, 2, 1))
-    _row_3, _row_2, _row_1 = (make_tile(1, columns) for columns in (3, 2, 1))
+    _tile_3, _tile_2, _tile_1 = (make_tile(ROWS, columns, fetches=True) for columns in (3, 2, 1))
+    _half_3, _half_2, _half_1 = (make_tile(HALF, columns, fetches=True) for columns in (3, 2, 1))
+    _row_3, _row_2, _row_1 = (make_tile(1, columns, fetches=True) for columns in (3, 2, 1))
 COMPILED = VECTORS is not None and not numba.config.DISABLE_JIT
 # Rows of b that are packed at once: 3 registers of 16 floats by 384 is 72 KiB, which
 # stays in a core's second-level cache beside the rows of a.
@@ -30,10 +30,6 @@ _buffer = stack_floats(K_BLOCK * 3 * LANES)
 A_ROWS, SPREAD = 256, 2**15
 GROUP = VECTORS.rows if VECTORS else 1
 _buffer_a = stack_floats(K_BLOCK * A_ROWS)
-# Of a result of LEAST numbers, 256 KiB, so many are fetched before they are written, half a
-# megabyte: row by row, as a processor fetches ahead by itself, and as tiles do not ask for them.
-# Without, a step takes 2 to 4% longer at widths from 144 on (Xeon).
-LEAST, FETCHED, LINE = 2**16, 2**17, 16
 
 
 @kernel
@@ -77,35 +73,54 @@ def transpose(out, x):
 
 
 def _panel(c, c_stride, start, start_stride, a, a_group, a_row, a_k, b, b_k, k, rows, vectors,
-           last):
+           last, soon, soon_stride, soon_rows, soon_pieces):
     """A column panel of the product: `rows` rows by `vectors` registers, sum over k. Of a, GROUP
-    rows lie a_row apart, then a_group further on the next."""
-    r = np.int64(0)
+    rows lie a_row apart, then a_group further on the next.
+
+    Meanwhile what comes next is fetched, bit by bit: of the result, and at soon, whose rows are
+    soon_stride bytes apart and soon_pieces pieces of `vectors` registers long; each tile has
+    soon_rows rows of one piece.
+    """
+    r = number = np.int64(0)
+    every = k // max(soon_rows, ROWS) + 1
     while r < rows:
         left = rows - r
         count = ROWS if left >= ROWS else HALF if left >= HALF else 1
         cr, sr = c + 4 * r * c_stride, start + 4 * r * start_stride
         ar = a + 4 * (r // GROUP * a_group + r % GROUP * a_row)
+        c_soon = cr + 4 * count * c_stride if count < left else c + 4 * vectors * LANES
+        b_soon = (soon + number // soon_pieces * soon_rows * soon_stride
+                  + 4 * (number % soon_pieces * vectors * LANES))
+        number += 1
         if count == ROWS:
             if vectors == 3:
-                _tile_3(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last)
+                _tile_3(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
+                        b_soon, soon_stride, c_soon, 4 * c_stride)
             elif vectors == 2:
-                _tile_2(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last)
+                _tile_2(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
+                        b_soon, soon_stride, c_soon, 4 * c_stride)
             else:
-                _tile_1(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last)
+                _tile_1(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
+                        b_soon, soon_stride, c_soon, 4 * c_stride)
         elif count == HALF:
             if vectors == 3:
-                _half_3(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last)
+                _half_3(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
+                        b_soon, soon_stride, c_soon, 4 * c_stride)
             elif vectors == 2:
-                _half_2(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last)
+                _half_2(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
+                        b_soon, soon_stride, c_soon, 4 * c_stride)
             else:
-                _half_1(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last)
+                _half_1(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
+                        b_soon, soon_stride, c_soon, 4 * c_stride)
         elif vectors == 3:
-            _row_3(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last)
+            _row_3(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
+                   b_soon, soon_stride, c_soon, 4 * c_stride)
         elif vectors == 2:
-            _row_2(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last)
+            _row_2(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
+                   b_soon, soon_stride, c_soon, 4 * c_stride)
         else:
-            _row_1(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last)
+            _row_1(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
+                   b_soon, soon_stride, c_soon, 4 * c_stride)
         r += count
 
 
@@ -138,28 +153,17 @@ def _pack_a(packed, a, a_k, k, rows):
             copy_row(to + 4 * i * GROUP, a + 4 * (i * a_k + r), count)
 
 
-def _fetch(c, c_stride, rows, columns):
-    """Has the lines of c[:rows, :columns] fetched."""
-    for r in range(rows):
-        for j in range(0, columns, LINE):
-            fetch(c + 4 * (r * c_stride + j))
-
-
 if COMPILED:
-    _pack_call, _pack_a_call, _panel_call, _fetch_call = (
-        standalone(_pack), standalone(_pack_a), standalone(_panel), standalone(_fetch))
+    _pack_call, _pack_a_call, _panel_call = (
+        standalone(_pack), standalone(_pack_a), standalone(_panel))
 
 
 def _block(c, c_stride, start, start_stride, a, a_group, a_row, a_k, b, b_k, b_column, rows, k,
            columns):
     """_tiled, of at most K_BLOCK deep; a as _panel's."""
     packed = _buffer()
-    j = fetched = np.int64(0)
+    j, tiles = np.int64(0), (rows + ROWS - 1) // ROWS
     while j < columns:
-        if j == fetched and rows * columns >= LEAST:
-            some = min(columns - j, max(1, FETCHED // (rows * 3 * LANES)) * 3 * LANES)
-            _fetch_call(c + 4 * j, c_stride, rows, some)
-            fetched += some
         left = (columns - j + LANES - 1) // LANES
         # Four registers are better as two and two than as three and one.
         vectors = 2 if left == 4 else min(left, 3)
@@ -172,8 +176,18 @@ def _block(c, c_stride, start, start_stride, a, a_group, a_row, a_k, b, b_k, b_c
         begin = start
         if start != 0:
             begin = start + 4 * j
+        # Of the next panel, whose rows are b's or, where b is transposed, its columns.
+        soon, soon_stride, soon_rows, pieces = packed, np.int64(0), np.int64(0), np.int64(1)
+        if j + width < columns:
+            soon = b + 4 * (j + width) * b_column
+            if b_column == 1:
+                soon_stride, soon_rows = 4 * b_k, (k + tiles - 1) // tiles
+            else:
+                pieces = (k + width - 1) // width
+                soon_stride, soon_rows = 4 * b_column, (width * pieces + tiles - 1) // tiles
         _panel_call(c + 4 * j, c_stride, begin, start_stride, a, a_group, a_row, a_k, panel,
-                    panel_k, k, rows, vectors, count - (vectors - 1) * LANES)
+                    panel_k, k, rows, vectors, count - (vectors - 1) * LANES, soon, soon_stride,
+                    soon_rows, pieces)
         j += width
 
 

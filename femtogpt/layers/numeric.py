@@ -17,10 +17,9 @@ import platformdirs
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from .. import __version__
-from .vectors import VECTORS
+from .vectors import VECTORS, positional_intrinsic
 
 # No fast-math flags anywhere. They let LLVM choose an order of sums and where to fuse a
 # multiplication with an addition, and it chooses differently in the process that compiles
@@ -125,15 +124,6 @@ def standalone(function):
 
     typing.compiled = compiled  # keeps the machine code alive
     return positional_intrinsic(typing, function.__name__, count)
-
-
-def positional_intrinsic(typing, name, count):
-    """An intrinsic of `count` arguments from a typing(typingctx, *arguments)."""
-    names = ["typingctx", *(f"argument{i}" for i in range(count))]
-    typing.__name__ = name
-    typing.__signature__ = inspect.Signature(
-        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in names])
-    return intrinsic(typing)
 
 
 _32_BITS = np.uint64(0xFFFFFFFF)

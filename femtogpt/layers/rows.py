@@ -14,8 +14,19 @@ from numba import types
 from numba.core import cgutils
 
 from .formulas import Vector, exp, maximum
-from .numeric import positional_intrinsic
-from .vectors import EVERY, FLOAT, I64, INDICES, LANES, constant, load, reduce, splat, store
+from .vectors import (
+    EVERY,
+    FLOAT,
+    I64,
+    INDICES,
+    LANES,
+    constant,
+    load,
+    positional_intrinsic,
+    reduce,
+    splat,
+    store,
+)
 
 COMBINE = {"+": (lambda x, y: x + y, np.sum, 0.0), "max": (maximum, np.max, -np.inf)}
 

@@ -19,25 +19,32 @@ from .vectors import (
     LANES,
     VECTOR,
     constant,
+    emit_fetch,
     fma,
     load,
+    positional_intrinsic,
     splat,
     store,
 )
 
 
-def make_tile(rows, columns):
+def make_tile(rows, columns, fetches=False):
     """An intrinsic tile(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, k, last).
 
     c[r, :] = start[r, :] + sum over k of a[r, k] * b[k, :] for `rows` rows and
     `columns` vectors, of whose last one only `last` lanes are read and written. All
     arguments are int64; c, start, a, b are addresses of float32, strides count
     elements. start = 0 begins with zeros; start = c adds to c.
+
+    With fetches there are five more: every, and twice an address and its stride in bytes, of rows
+    of as many vectors that will soon be read, and of rows that will be written. With the first
+    and each `every` of the sum's steps a row of both is fetched, so that it costs nothing: many
+    at once would wait for each other. (Without, F takes 3 to 4% longer, E 2%: Xeon.)
     """
     cells = [(r, j) for r in range(rows) for j in range(columns)]
 
     def codegen(context, builder, signature, arguments):
-        c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, size, last = arguments
+        c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, size, last = arguments[:11]
         zero = constant(0)
         lanes = ir.Constant(INDICES, list(range(LANES)))
         some = builder.icmp_signed("<", lanes, splat(builder, last, INDICES))
@@ -51,7 +58,9 @@ def make_tile(rows, columns):
         before = builder.basic_block
         load_start = builder.append_basic_block("load_start")
         enter = builder.append_basic_block("enter")
+        stretch = builder.append_basic_block("stretch")
         loop = builder.append_basic_block("loop")
+        after = builder.append_basic_block("after")
         done = builder.append_basic_block("done")
         builder.cbranch(builder.icmp_signed("==", start, I64(0)), enter, load_start)
 
@@ -68,7 +77,27 @@ def make_tile(rows, columns):
             first[cell].add_incoming(zero, before)
             first[cell].add_incoming(loaded[cell], load_start)
         a_rows = [place(a, a_row, r) for r in range(rows)]
-        builder.cbranch(builder.icmp_signed(">", size, I64(0)), loop, done)
+        builder.cbranch(builder.icmp_signed(">", size, I64(0)), stretch, done)
+
+        builder.position_at_end(stretch)
+        states = [(I64, I64(0)), (I64, I64(0)), (I64, b)]
+        states += [(VECTOR, first[cell]) for cell in cells]
+        if fetches:
+            every, read, read_stride, written, written_stride = arguments[11:]
+            states += [(I64, read), (I64, written)]
+        begun = []
+        for kind, initial in states:
+            begun.append(builder.phi(kind))
+            begun[-1].add_incoming(initial, enter)
+        stop = size
+        if fetches:
+            for address, write in ((begun[-2], 0), (begun[-1], 1)):
+                for j in range(columns):
+                    emit_fetch(builder, builder.add(address, I64(4 * LANES * j)), write)
+            further = [builder.add(begun[-2], read_stride), builder.add(begun[-1], written_stride)]
+            stop = builder.add(begun[0], every)
+            stop = builder.select(builder.icmp_signed("<", stop, size), stop, size)
+        builder.branch(loop)
 
         builder.position_at_end(loop)
         k, a_offset, b_at = (builder.phi(I64) for _ in range(3))
@@ -80,31 +109,36 @@ def make_tile(rows, columns):
             a_value = splat(builder, builder.load(address, align=4), VECTOR)
             for j in range(columns):
                 new[r, j] = fma(builder, a_value, b_row[j], sums[r, j])
-        k_next = builder.add(k, I64(1))
-        for phi, initial, following in (
-            (k, I64(0), k_next),
-            (a_offset, I64(0), builder.add(a_offset, builder.shl(a_k, I64(2)))),
-            (b_at, b, builder.add(b_at, builder.shl(b_k, I64(2)))),
-            *((sums[cell], first[cell], new[cell]) for cell in cells),
-        ):
-            phi.add_incoming(initial, enter)
-            phi.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", k_next, size), loop, done)
+        following = [builder.add(k, I64(1)), builder.add(a_offset, builder.shl(a_k, I64(2))),
+                     builder.add(b_at, builder.shl(b_k, I64(2))), *new.values()]
+        for phi, initial, next_one in zip((k, a_offset, b_at, *sums.values()), begun, following,
+                                          strict=False):
+            phi.add_incoming(initial, stretch)
+            phi.add_incoming(next_one, loop)
+        builder.cbranch(builder.icmp_signed("<", following[0], stop), loop, after)
+
+        builder.position_at_end(after)
+        if fetches:
+            following += further
+        for phi, next_one in zip(begun, following, strict=True):
+            phi.add_incoming(next_one, after)
+        builder.cbranch(builder.icmp_signed("<", following[0], size), stretch, done)
 
         builder.position_at_end(done)
         results = {cell: builder.phi(VECTOR) for cell in cells}
         for cell in cells:
             results[cell].add_incoming(first[cell], enter)
-            results[cell].add_incoming(new[cell], loop)
+            results[cell].add_incoming(new[cell], after)
         for r, j in cells:
             store(builder, place(c, c_stride, r), I64(j * LANES), mask(j), results[r, j])
         return context.get_dummy_value()
 
-    @intrinsic
-    def tile(typingctx, c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, k, last):
-        return types.none(*[types.int64] * 11), codegen
+    count = 16 if fetches else 11
 
-    return tile
+    def tile(typingctx, *arguments):
+        return types.none(*[types.int64] * count), codegen
+
+    return positional_intrinsic(tile, "tile", count)
 
 
 @intrinsic

@@ -5,6 +5,7 @@ and rows.py say why), loops are emitted with explicit vectors; here is what both
 The environment variable FEMTOGPT_VECTORS (avx512, avx2, neon, none) overrides detection.
 """
 
+import inspect
 import os
 from typing import NamedTuple
 
@@ -87,18 +88,21 @@ MASK, INDICES = ir.VectorType(ir.IntType(1), LANES), ir.VectorType(I64, LANES)
 EVERY = ir.Constant(MASK, [1] * LANES)
 
 
-@intrinsic
-def fetch(typingctx, address):
-    """Has the cache's line at an address brought to the second level, as one to be written."""
+def positional_intrinsic(typing, name, count):
+    """An intrinsic of `count` arguments from a typing(typingctx, *arguments)."""
+    names = ["typingctx", *(f"argument{i}" for i in range(count))]
+    typing.__name__ = name
+    typing.__signature__ = inspect.Signature(
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in names])
+    return intrinsic(typing)
 
-    def codegen(context, builder, signature, arguments):
-        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, I32(1), I32(2), I32(1)])
-        return context.get_dummy_value()
 
-    return types.none(types.int64), codegen
+def emit_fetch(builder, address, write):
+    """Has the cache's line at an address brought near, to the second level."""
+    pointer = builder.inttoptr(address, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [pointer, I32(write), I32(2), I32(1)])
 
 
 def stack_floats(count):
