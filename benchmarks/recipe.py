@@ -2,14 +2,21 @@
 
     python benchmarks/recipe.py "decay 0.3" --entries 2 7 11 27 --seeds 3 --texts texts
 
-A change may be several, "rate 0.003, warm-up 50". Each entry with each change, seed by seed, in
+A change may be several, "rate 0.003, warm-up 50", and of the model itself (altered.py): then
+another process trains, with a copy of the source. Each entry with each change, seed by seed, in
 --folder (what is there is not run again).
 Prints, for each change, an entry's first measure: the mean over the seeds and the worst. Sums
 are asked of all pairs that the text lacks, some 4,700, not of 200 of them as an experiment does.
 """
 
 import argparse
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
+
+from altered import ALTERED, REPOSITORY, copy_altered
 
 from femtogpt import data, scoring
 from femtogpt.experiment.attempt import Attempt
@@ -39,6 +46,7 @@ CHANGES = {
     "dropout 0.1": lambda steps: {"dropout": 0.1},
     "nothing held back": lambda steps: {"val_fraction": 0.0},
     **{f"{n} steps": lambda steps, n=n: {"steps": n} for n in (160, 200, 250, 300)},
+    **{name: lambda steps: {} for name in ALTERED},
 }
 LINE_STARTS = data.LINE_STARTS
 FIRST = ("right", "val_loss", "bits_per_byte")  # what to show of an entry that has one of these
@@ -56,11 +64,29 @@ def known(change):
     return change
 
 
+def parts(change):
+    return [change] if change in CHANGES else change.split(", ")
+
+
 def changed(train, change):
     """An entry's options of training, changed."""
-    for one in [change] if change in CHANGES else change.split(", "):
+    for one in parts(change):
         train = train | CHANGES[one](train["steps"])
     return train
+
+
+def run_altered(change, options):
+    """If a change is of the model itself: its results, by another process that has it."""
+    names = [one for one in parts(change) if one in ALTERED]
+    if not names or options.altered:
+        return
+    source = copy_altered(names, f"{options.folder}/{change}")
+    path = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, __file__, change, "--altered", "--folder", options.folder,
+               "--seeds", str(options.seeds), "--entries", *map(str, options.entries)]
+    for folder in options.texts or []:
+        command += ["--texts", folder]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stdout=sys.stderr, check=True)
 
 
 def main():
@@ -70,9 +96,13 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--texts", action="append")
     parser.add_argument("--folder", default="recipe")
+    parser.add_argument("--altered", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    assert not options.altered or REPOSITORY / "femtogpt" not in Path(data.__file__).parents
     chosen = find(options.entries)
     scoring.HELD_OUT_PAIRS = 10**6
+    for name in options.changes or CHANGES:
+        run_altered(name, options)
     table = {}
     for seed in range(1, options.seeds + 1):
         for entry in chosen:
