@@ -53,7 +53,8 @@ def in_two_processes():
 
 
 def main():
-    """What the second process does: all of it is called once, on a model of a few numbers."""
+    """What the second process does: all of it is called once, on a model of a few numbers, for
+    kernels are compiled for types and not for sizes."""
     from .sampler import generate  # compiles on import
 
     config = GPTConfig(vocab_size=16, num_tokens=16, embedding_degree=32, num_layers=2, num_heads=2)
@@ -65,7 +66,3 @@ def main():
     update(lambda function, items: [function(item) for item in items], config, parameters,
            shards[0], squares, fresh_state(config, OPTIMIZERS[0]), 0.0)
     list(generate(config, parameters, [1], 1, 1, 0.5))
-
-
-if __name__ == "__main__":
-    main()
