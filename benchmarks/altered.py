@@ -73,6 +73,12 @@ VALUE_RESIDUAL = [
             remember("""),
 ]
 
+# Muon turns q, k and v as one matrix, and takes one step of Newton and Schulz's less.
+TOGETHER = [("optimizer.py", 'width = C if field == "query_key_value_weight" else columns',
+             "width = columns")]
+FOUR_STEPS = [("optimizer.py", "for step in range(5):", "for step in range(4):"),
+              ("optimizer.py", "if step < 4:", "if step < 3:")]
+
 # name -> (file of femtogpt, what stands there once, what is to stand there)
 ALTERED = {
     "z-loss 1e-4": Z_LOSS,
@@ -80,6 +86,8 @@ ALTERED = {
     "first quarter of rotary pairs": rotary("np.arange(half) < half // 4"),
     "every second rotary pair": rotary("np.arange(half) % 2 == 0"),
     "value residual": VALUE_RESIDUAL,
+    "q k v together": TOGETHER,
+    "four steps": FOUR_STEPS,
 }
 
 
