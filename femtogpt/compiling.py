@@ -13,8 +13,8 @@ import numba
 import numpy as np
 
 from .config import GPTConfig
+from .layers import numeric
 from .layers.attention import attention_backward
-from .layers.numeric import CACHE_FOLDER
 from .machine import available_processors
 from .model import allocate_activations, initial_parameters
 from .optimizer import OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
@@ -23,19 +23,13 @@ from .optimizer import OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
 SECOND = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import main; main()"
 
 
-def is_compiled(kernel):
-    """Whether the cache folder has a kernel, for any arguments."""
-    function = kernel.py_func
-    module = function.__module__.rpartition(".")[2]
-    return any(CACHE_FOLDER.glob(f"*/{module}.{function.__name__}-*.nbi"))
-
-
 @contextlib.contextmanager
 def in_two_processes():
     """Has a second process compile, where there is something to do and a processor for it. It is
     ended with the block at the latest; should it fail, this process compiles all."""
-    if (CACHE_FOLDER is None or numba.config.DISABLE_JIT or is_compiled(attention_backward)
-            or available_processors() < 2 or not sys.executable):
+    if (numeric.CACHE_FOLDER is None or numba.config.DISABLE_JIT or available_processors() < 2
+            or numeric.is_compiled("layers_*/attention.attention_backward-*")
+            or not sys.executable):
         yield
         return
     try:

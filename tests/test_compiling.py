@@ -21,7 +21,7 @@ def started(monkeypatch, tmp_path):
         return processes[-1]
 
     monkeypatch.setattr(compiling.subprocess, "Popen", begin)
-    monkeypatch.setattr(compiling, "CACHE_FOLDER", tmp_path)
+    monkeypatch.setattr(compiling.numeric, "CACHE_FOLDER", tmp_path)
     monkeypatch.setattr(compiling, "available_processors", lambda: 2)
     return processes
 
@@ -55,7 +55,7 @@ def test_there_is_none_where_all_is_compiled(started, tmp_path):
         assert not started
 
 
-@pytest.mark.parametrize("name", ["CACHE_FOLDER", "sys.executable"])
+@pytest.mark.parametrize("name", ["numeric.CACHE_FOLDER", "sys.executable"])
 def test_there_is_none_where_it_cannot_be(started, monkeypatch, name):
     monkeypatch.setattr(f"femtogpt.compiling.{name}", None)
     with compiling.in_two_processes():

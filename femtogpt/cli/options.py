@@ -219,14 +219,14 @@ def say_if_compiling(tokenizer=None, what="model"):
     tokenizer: what is about to encode a text; or None, and what: the module that is about to
     compute, "model", or "decoder" where text is only continued.
     """
-    from ..layers.numeric import CACHE_FOLDER
+    from ..layers.numeric import CACHE_FOLDER, is_compiled
 
     if tokenizer is not None and tokenizer.name not in COMPILED_TOKENIZERS:
         return
-    kernels = f"femtogpt_*/{what}.*.nbi" if tokenizer is None else "tokenizer_*/*.nbi"
+    kernels = f"femtogpt_*/{what}.*" if tokenizer is None else "tokenizer_*/*"
     if CACHE_FOLDER is None:
         say("compiling (each time: the cache folder cannot be written, or others can too) ...")
-    elif not any(CACHE_FOLDER.glob(kernels)):
+    elif not is_compiled(kernels):
         seconds = 5 if what == "decoder" else 10
         say(f"compiling for this machine, once: some {seconds} seconds ...")
 

@@ -62,6 +62,12 @@ def _only_ours(folder):
 CACHE_FOLDER = _cache_folder()
 
 
+def is_compiled(kernels):
+    """Whether the folder has some of them: "model.*" of a module, "attention.attention_backward-*"
+    of one kernel, with the package before it, "layers_*/"."""
+    return any(CACHE_FOLDER.glob(f"{kernels}.nbi"))
+
+
 @contextlib.contextmanager
 def _numba_cache_in(folder):
     before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
