@@ -76,8 +76,8 @@ VALUE_RESIDUAL = [
 # Muon turns q, k and v as one matrix, and takes one step of Newton and Schulz's less.
 TOGETHER = [("optimizer.py", 'width = C if field == "query_key_value_weight" else columns',
              "width = columns")]
-FOUR_STEPS = [("optimizer.py", "for step in range(5):", "for step in range(4):"),
-              ("optimizer.py", "if step < 4:", "if step < 3:")]
+FOUR_STEPS = [("muon.py", "for step in range(5):", "for step in range(4):"),
+              ("muon.py", "if step < 4:", "if step < 3:")]
 
 # name -> (file of femtogpt, what stands there once, what is to stand there)
 ALTERED = {

@@ -1,16 +1,12 @@
-"""Muon, AdamW and the schedule, on flat vectors.
+"""AdamW, which parameters Muon updates instead, and the schedule, on flat vectors.
 
 AdamW (Loshchilov, Hutter 2019), t counting from 1:
 
     m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2
     p <- p - lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p)
 
-Muon (Jordan 2024), for the blocks' matrices, q, k and v each by itself:
-
-    b <- 0.85 b + 0.15 g     u = orthogonalise(0.15 g + 0.85 b)
-    W <- W - lr sqrt(max(1, out/in)) u
-
-Before either, all gradients together are scaled to a norm of at most 1.
+or, for the blocks' matrices, Muon (muon.py). Before either, all gradients together are scaled to a
+norm of at most 1.
 """
 
 import itertools
@@ -20,17 +16,23 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import FemtoError
-from .layers.matmul import matmul, symmetric_matmul, transpose
 from .layers.numeric import kernel
-from .layers.rows import add_row, dot_row, row_function, scale_row
-from .tensors import MUON_FIELDS, Tensors, count_adamw_parameters, count_parameters, ranges, views
+from .layers.rows import add_row, dot_row
+from .muon import muon_update
+from .tensors import (
+    MUON_FIELDS,
+    Tensors,
+    count_adamw_parameters,
+    count_parameters,
+    lined_up,
+    ranges,
+    views,
+)
 
 BLOCK = 8192  # floats; fixed, so that sums and roundings don't depend on the number of threads
 MAX_NORM = 1.0
-MUON_MOMENTUM = 0.85
 MUON_PER_ADAMW = 20 / 3  # its rate to AdamW's: 0.03 at 0.0045
 DECAY = 0.4  # of a run: how long its rate falls (0.2 to 0.5 were tried, docs/recipe.md)
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 OPTIMIZERS = ("muon", "adamw")
 
 
@@ -104,7 +106,7 @@ def fresh_state(config, kind):
         raise FemtoError(f"--optimizer {kind!r} is not one of {', '.join(OPTIMIZERS)}")
     size = count_parameters(config)
     second = count_adamw_parameters(config) if kind == "muon" else size
-    return OptimizerState(kind, np.zeros(size, np.float32), np.zeros(second, np.float32))
+    return OptimizerState(kind, lined_up(size), lined_up(second))
 
 
 def keep_own(state, own):
@@ -112,7 +114,7 @@ def keep_own(state, own):
     no memory, and reads as zero."""
     for name in ("m", "v"):
         moment = getattr(state, name)
-        kept = np.zeros(moment.size, np.float32)
+        kept = lined_up(moment.size)
         kept[own[0] : own[1]] = moment[own[0] : own[1]]
         setattr(state, name, kept)
 
@@ -248,81 +250,3 @@ def adamw_update(p, m, v, g, rate, beta1, beta2, eps, decay, first, second, clip
             vi = b2 * vb[i] + (scalar(1) - b2) * gi * gi
             mb[i], vb[i] = mi, vi
             pb[i] = pb[i] * shrink - lr * mi / (np.sqrt(vi) * root + e)
-
-
-@kernel
-def muon_update(w, m, g, first, width, rate, shrink, clip):
-    """Muon on one matrix, the columns first..first + width of w.
-
-    w, m, g: (I, O). w is scaled by shrink, g by clip.
-    """
-    scalar = w.dtype.type
-    part = slice(first, first + width)
-    w, m, g = w[:, part], m[:, part], g[:, part]
-    momentum, c = scalar(MUON_MOMENTUM), scalar(clip)
-    u = np.empty(w.shape, w.dtype)
-    for i in range(w.shape[0]):
-        wi, mi, gi, ui = w[i], m[i], g[i], u[i]
-        for j in range(ui.size):
-            gij = (scalar(1) - momentum) * c * gi[j]
-            mi[j] = momentum * mi[j] + gij
-            ui[j] = gij + momentum * mi[j]
-    if w.shape[0] > w.shape[1]:
-        turned = np.empty((u.shape[1], u.shape[0]), u.dtype)
-        transpose(turned, u)
-        u = turned
-    direction = np.empty_like(u)
-    orthogonalise(direction, u)
-    if w.shape[0] > w.shape[1]:
-        turned = np.empty(w.shape, w.dtype)
-        transpose(turned, direction)
-        direction = turned
-    for i in range(w.shape[0]):
-        wi, di = w[i], direction[i]
-        for j in range(di.size):
-            wi[j] = scalar(shrink) * wi[j] - scalar(rate) * di[j]
-
-
-@row_function(outputs=1, inputs=2, scalars=2)
-def polynomial_row(x, y, b, c):
-    """b x + c y."""
-    return x * b + y * c
-
-
-@kernel
-def orthogonalise(out, x):
-    """out = x with all its singular values moved to about 1; x is spoilt. (R, K), R <= K.
-
-    Five steps of a Newton-Schulz iteration, X <- P X with P = a + b A + c A^2 and
-    A = X X^T, whose constants (Jordan 2024) favour speed: values end in 0.7..1.2.
-
-    X itself is needed at both ends only: A <- P A P and Q <- P Q follow what happens to
-    it, and the result is Q X. These are symmetric and commute, so half of each product
-    is enough, and none of the loop's sums is longer than R.
-    """
-    scalar = x.dtype.type
-    a, b, c = scalar(NEWTON_SCHULZ[0]), scalar(NEWTON_SCHULZ[1]), scalar(NEWTON_SCHULZ[2])
-    R, K = x.shape
-    total = 0.0
-    for i in range(R):
-        total += dot_row(x[i], x[i], K)
-    inverse = scalar(1 / (np.sqrt(total) + 1e-7))
-    for i in range(R):
-        scale_row(x[i], x[i], K, inverse)
-    A, P, Q, space = (np.empty((R, R), x.dtype), np.empty((R, R), x.dtype),
-                      np.empty((R, R), x.dtype), np.empty((R, R), x.dtype))
-    symmetric_matmul(A, x, x.T)
-    for step in range(5):
-        symmetric_matmul(P, A, A)
-        for i in range(R):
-            polynomial_row(P[i], A[i], P[i], R, b, c)
-            P[i, i] += a
-        if step < 4:
-            symmetric_matmul(space, P, A)
-            symmetric_matmul(A, space, P)
-        if step > 0:
-            symmetric_matmul(space, P, Q)
-            Q, space = space, Q
-        else:
-            Q, P = P, Q
-    matmul(out, Q, x)

@@ -30,7 +30,7 @@ from .model import (
 from .optimizer import BLOCK, sum_shards
 from .ranks import ALONE, cut
 from .reduction import Branches, SumOverRanks
-from .tensors import count_parameters, views
+from .tensors import count_parameters, lined_up, views
 
 
 def micro_batch_tokens(config):
@@ -143,7 +143,7 @@ class Engine:
         by BLOCK, all of them.
         """
         if self.gradients is None:
-            self.gradients = np.empty((self._branches.rows, parameters.size), np.float32)
+            self.gradients = lined_up((self._branches.rows, parameters.size))
             self._gradient_views = [views(g, self.config) for g in self.gradients]
             self._squares = np.empty(-(-parameters.size // BLOCK))
         p = views(parameters, self.config)

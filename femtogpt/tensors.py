@@ -57,7 +57,18 @@ NAMES = Tensors(
     up_weight="layers.{l}.mlp.up.weight",
     down_weight="layers.{l}.mlp.down.weight",
 )
+LINE = 64  # bytes of the processor's cache that come and go together
 MUON_FIELDS = ("query_key_value_weight", "projection_weight", "up_weight", "down_weight")
+
+
+def lined_up(shape, dtype=np.float32):
+    """np.zeros whose first number begins a line of the cache, so that of rows of 16 numbers and
+    their multiples no vector lies in two. (Without, a pass takes 1 to 2% longer: Zen 5.)"""
+    count = math.prod(shape) if isinstance(shape, tuple) else shape
+    spare = LINE // np.dtype(dtype).itemsize
+    numbers = np.zeros(count + spare, dtype)
+    skipped = -numbers.ctypes.data % LINE // numbers.itemsize
+    return numbers[skipped : skipped + count].reshape(shape)
 
 
 def shape_table(config):

@@ -22,7 +22,7 @@ LEVELS = [
      "inspection", "search", "surgery", "exchange"},
     {"about", "checkpoint", "damage", "durable", "looks", "run", "curve", "model", "data", "cache",
      "token_files",
-     "parallel", "reduction", "ranks", "optimizer"},
+     "parallel", "reduction", "ranks", "optimizer", "muon"},
     {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "launch", "watchdog",
      "webpage", "errors"},
 ]

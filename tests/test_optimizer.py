@@ -8,6 +8,7 @@ import pytest
 
 from femtogpt.config import RECIPES, GPTConfig
 from femtogpt.errors import FemtoError
+from femtogpt.muon import orthogonalise
 from femtogpt.optimizer import (
     MUON_PER_ADAMW,
     OPTIMIZERS,
@@ -16,7 +17,6 @@ from femtogpt.optimizer import (
     Schedule,
     fresh_state,
     learning_rate,
-    orthogonalise,
     update,
 )
 from femtogpt.tensors import (

@@ -23,7 +23,7 @@ import pytest
 from mpirun import all_ended, begin, fill, finish, in_proc, mpi, processes
 from small import environment, fresh_model, some_run, text
 
-from femtogpt import checkpoint, optimizer, parallel
+from femtogpt import checkpoint, muon, parallel
 from femtogpt.config import GPTConfig
 from femtogpt.data import draw_batch
 from femtogpt.errors import FemtoError
@@ -237,7 +237,7 @@ def test_ranks_turn_as_much_each():
         counted.append(half * x.shape[0] * x.shape[1] * y.shape[1])
         out[...] = 0
 
-    turn = types.FunctionType(optimizer.orthogonalise.py_func.__code__, vars(optimizer) | {
+    turn = types.FunctionType(muon.orthogonalise.py_func.__code__, vars(muon) | {
         "matmul": product, "symmetric_matmul": partial(product, half=0.5),
         # The rest is small beside them, and only compiled code may call it.
         **dict.fromkeys(("dot_row", "scale_row", "polynomial_row"), lambda *_: 0.0)})

@@ -1,0 +1,92 @@
+"""Muon (Jordan 2024), the optimizer of the blocks' matrices, q, k and v each by itself:
+
+    b <- 0.85 b + 0.15 g     u = orthogonalise(0.15 g + 0.85 b)
+    W <- W - lr sqrt(max(1, out/in)) u
+"""
+
+import numpy as np
+
+from .layers.matmul import matmul, symmetric_matmul, transpose
+from .layers.numeric import kernel
+from .layers.rows import dot_row, row_function, scale_row
+
+MOMENTUM = 0.85
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+@kernel
+def muon_update(w, m, g, first, width, rate, shrink, clip):
+    """Muon on one matrix, the columns first..first + width of w.
+
+    w, m, g: (I, O). w is scaled by shrink, g by clip.
+    """
+    scalar = w.dtype.type
+    part = slice(first, first + width)
+    w, m, g = w[:, part], m[:, part], g[:, part]
+    momentum, c = scalar(MOMENTUM), scalar(clip)
+    u = np.empty(w.shape, w.dtype)
+    for i in range(w.shape[0]):
+        wi, mi, gi, ui = w[i], m[i], g[i], u[i]
+        for j in range(ui.size):
+            gij = (scalar(1) - momentum) * c * gi[j]
+            mi[j] = momentum * mi[j] + gij
+            ui[j] = gij + momentum * mi[j]
+    if w.shape[0] > w.shape[1]:
+        turned = np.empty((u.shape[1], u.shape[0]), u.dtype)
+        transpose(turned, u)
+        u = turned
+    direction = np.empty_like(u)
+    orthogonalise(direction, u)
+    if w.shape[0] > w.shape[1]:
+        turned = np.empty(w.shape, w.dtype)
+        transpose(turned, direction)
+        direction = turned
+    for i in range(w.shape[0]):
+        wi, di = w[i], direction[i]
+        for j in range(di.size):
+            wi[j] = scalar(shrink) * wi[j] - scalar(rate) * di[j]
+
+
+@row_function(outputs=1, inputs=2, scalars=2)
+def polynomial_row(x, y, b, c):
+    """b x + c y."""
+    return x * b + y * c
+
+
+@kernel
+def orthogonalise(out, x):
+    """out = x with all its singular values moved to about 1; x is spoilt. (R, K), R <= K.
+
+    Five steps of a Newton-Schulz iteration, X <- P X with P = a + b A + c A^2 and
+    A = X X^T, whose constants (Jordan 2024) favour speed: values end in 0.7..1.2.
+
+    X itself is needed at both ends only: A <- P A P and Q <- P Q follow what happens to
+    it, and the result is Q X. These are symmetric and commute, so half of each product
+    is enough, and none of the loop's sums is longer than R.
+    """
+    scalar = x.dtype.type
+    a, b, c = scalar(NEWTON_SCHULZ[0]), scalar(NEWTON_SCHULZ[1]), scalar(NEWTON_SCHULZ[2])
+    R, K = x.shape
+    total = 0.0
+    for i in range(R):
+        total += dot_row(x[i], x[i], K)
+    inverse = scalar(1 / (np.sqrt(total) + 1e-7))
+    for i in range(R):
+        scale_row(x[i], x[i], K, inverse)
+    A, P, Q, space = (np.empty((R, R), x.dtype), np.empty((R, R), x.dtype),
+                      np.empty((R, R), x.dtype), np.empty((R, R), x.dtype))
+    symmetric_matmul(A, x, x.T)
+    for step in range(5):
+        symmetric_matmul(P, A, A)
+        for i in range(R):
+            polynomial_row(P[i], A[i], P[i], R, b, c)
+            P[i, i] += a
+        if step < 4:
+            symmetric_matmul(space, P, A)
+            symmetric_matmul(A, space, P)
+        if step > 0:
+            symmetric_matmul(space, P, Q)
+            Q, space = space, Q
+        else:
+            Q, P = P, Q
+    matmul(out, Q, x)
