@@ -14,9 +14,9 @@ import math
 
 import numpy as np
 
+from .layers.blocks import COMPILED
 from .layers.denormals import no_denormals
 from .layers.gelu import gelu_forward
-from .layers.matmul import COMPILED
 from .layers.norm import norm_forward
 from .layers.numeric import inlined, kernel
 from .layers.rotary import rotary_forward

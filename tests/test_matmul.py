@@ -28,8 +28,9 @@ def transposed(out, x):
 SIZES = [(1, 1, 1), (3, 5, 7), (8, 16, 48), (9, 17, 49), (16, 33, 64), (7, 1, 65), (12, 8, 112)]
 if COMPILED:
     SIZES += [(65, 400, 50), (320, 64, 64), (33, 769, 101), (64, 320, 192)]
-    SIZES += [(401, 450, 70)]  # of this, and of it alone, a is packed where it is transposed
-    SIZES += [(600, 20, 300)]  # and of this the result is fetched, in two parts
+    SIZES += [(401, 450, 70)]  # of this and the last, a is turned where it is transposed
+    SIZES += [(450, 40, 230), (450, 40, 208)]  # b in two blocks: 12 registers and 3, 11 and 2
+    SIZES += [(520, 400, 250)]
 
 
 def strided(array, layout):

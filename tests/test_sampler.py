@@ -11,7 +11,7 @@ from femtogpt import decoder as decoding
 from femtogpt.config import POSITIONAL_ENCODINGS, RECIPES
 from femtogpt.decoder import MOST_THREADS, Decoder
 from femtogpt.errors import FemtoError
-from femtogpt.layers.matmul import COMPILED
+from femtogpt.layers.blocks import COMPILED
 from femtogpt.layers.numeric import kernel
 from femtogpt.layers.row_product import assist, rows_product
 from femtogpt.layers.team import Team

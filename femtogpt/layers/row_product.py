@@ -14,8 +14,8 @@ from numba import types
 from numba.extending import overload
 
 from . import team
+from .blocks import COMPILED, tiled
 from .formulas import fma
-from .matmul import COMPILED, tiled_call
 from .numeric import OPTIONS, inlined, kernel, standalone
 from .rows import copy_row, row_function
 from .tiles import make_tile
@@ -128,8 +128,8 @@ def _columns(out, out_stride, x, x_stride, weight, stride, bias, rows, inputs, c
         block = inputs if cached else AT_ONCE
         for i in range(0, inputs, block):
             start, start_stride = (o, out_stride) if i > 0 else (b, 0)
-            tiled_call(o, out_stride, start, start_stride, x + 4 * i, x_stride, 1,
-                       w + 4 * i * stride, stride, 1, rows, min(block, inputs - i), count)
+            tiled(o, out_stride, start, start_stride, x + 4 * i, x_stride, 1,
+                  w + 4 * i * stride, stride, 1, rows, min(block, inputs - i), count)
 
 
 if COMPILED:

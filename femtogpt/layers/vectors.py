@@ -106,13 +106,15 @@ def emit_fetch(builder, address, write):
 
 
 def stack_floats(count):
-    """An intrinsic without arguments: the address of `count` float32 on the stack."""
+    """An intrinsic without arguments: the address of `count` float32 on the stack, at the beginning
+    of a line of the cache, so that none of their vectors lies in two."""
 
     @intrinsic
     def allocate(typingctx):
         def codegen(context, builder, signature, arguments):
             with builder.goto_entry_block():  # cgutils.alloca_once would also fill it
                 space = builder.alloca(ir.ArrayType(FLOAT, count))
+                space.align = 64
             return builder.ptrtoint(space, I64)
 
         return types.int64(), codegen
