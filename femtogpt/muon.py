@@ -14,33 +14,40 @@ MOMENTUM = 0.85
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
+def space_for(rows, columns):
+    """How many numbers muon_update needs for a matrix to work in."""
+    return 2 * rows * columns + 4 * min(rows, columns) ** 2
+
+
 @kernel
-def muon_update(w, m, g, first, width, rate, shrink, clip):
+def muon_update(w, m, g, first, width, rate, shrink, clip, space):
     """Muon on one matrix, the columns first..first + width of w.
 
-    w, m, g: (I, O). w is scaled by shrink, g by clip.
+    w, m, g: (I, O). w is scaled by shrink, g by clip. space: flat, of space_for(I, width) numbers.
     """
     scalar = w.dtype.type
     part = slice(first, first + width)
     w, m, g = w[:, part], m[:, part], g[:, part]
     momentum, c = scalar(MOMENTUM), scalar(clip)
-    u = np.empty(w.shape, w.dtype)
+    I, O = w.shape
+    R, K = min(I, O), max(I, O)
+    one, other, square = space[: R * K], space[R * K : 2 * R * K], space[2 * R * K :]
+    u = one.reshape(I, O)
     for i in range(w.shape[0]):
         wi, mi, gi, ui = w[i], m[i], g[i], u[i]
         for j in range(ui.size):
             gij = (scalar(1) - momentum) * c * gi[j]
             mi[j] = momentum * mi[j] + gij
             ui[j] = gij + momentum * mi[j]
-    if w.shape[0] > w.shape[1]:
-        turned = np.empty((u.shape[1], u.shape[0]), u.dtype)
+    if I > O:
+        turned = other.reshape(R, K)
         transpose(turned, u)
-        u = turned
-    direction = np.empty_like(u)
-    orthogonalise(direction, u)
-    if w.shape[0] > w.shape[1]:
-        turned = np.empty(w.shape, w.dtype)
-        transpose(turned, direction)
-        direction = turned
+        orthogonalise(one.reshape(R, K), turned, square)
+        direction = other.reshape(I, O)
+        transpose(direction, one.reshape(R, K))
+    else:
+        direction = other.reshape(I, O)
+        orthogonalise(direction, u, square)
     for i in range(w.shape[0]):
         wi, di = w[i], direction[i]
         for j in range(di.size):
@@ -54,8 +61,9 @@ def polynomial_row(x, y, b, c):
 
 
 @kernel
-def orthogonalise(out, x):
+def orthogonalise(out, x, space):
     """out = x with all its singular values moved to about 1; x is spoilt. (R, K), R <= K.
+    space: flat, of 4 R^2 numbers at least.
 
     Five steps of a Newton-Schulz iteration, X <- P X with P = a + b A + c A^2 and
     A = X X^T, whose constants (Jordan 2024) favour speed: values end in 0.7..1.2.
@@ -73,8 +81,8 @@ def orthogonalise(out, x):
     inverse = scalar(1 / (np.sqrt(total) + 1e-7))
     for i in range(R):
         scale_row(x[i], x[i], K, inverse)
-    A, P, Q, space = (np.empty((R, R), x.dtype), np.empty((R, R), x.dtype),
-                      np.empty((R, R), x.dtype), np.empty((R, R), x.dtype))
+    squares = space[: 4 * R * R].reshape(4, R, R)
+    A, P, Q, S = squares[0], squares[1], squares[2], squares[3]
     symmetric_matmul(A, x, x.T)
     for step in range(5):
         symmetric_matmul(P, A, A)
@@ -82,11 +90,11 @@ def orthogonalise(out, x):
             polynomial_row(P[i], A[i], P[i], R, b, c)
             P[i, i] += a
         if step < 4:
-            symmetric_matmul(space, P, A)
-            symmetric_matmul(A, space, P)
+            symmetric_matmul(S, P, A)
+            symmetric_matmul(A, S, P)
         if step > 0:
-            symmetric_matmul(space, P, Q)
-            Q, space = space, Q
+            symmetric_matmul(S, P, Q)
+            Q, S = S, Q
         else:
             Q, P = P, Q
     matmul(out, Q, x)

@@ -9,8 +9,8 @@ or, for the blocks' matrices, Muon (muon.py). Before either, all gradients toget
 norm of at most 1.
 """
 
+import dataclasses
 import itertools
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from .errors import FemtoError
 from .layers.numeric import kernel
 from .layers.rows import add_row, dot_row
-from .muon import muon_update
+from .muon import muon_update, space_for
 from .tensors import (
     MUON_FIELDS,
     Tensors,
@@ -89,15 +89,18 @@ def learning_rate(schedule, recipe, step, first_step, last_step):
     return low + (peak - low) * min(1.0, up, down)
 
 
-@dataclass
+@dataclasses.dataclass
 class OptimizerState:
     """m: a moment for every parameter, flat. v: AdamW's second moments, of the flat
-    vector's AdamW part (all of it with kind "adamw"). t: updates done."""
+    vector's AdamW part (all of it with kind "adamw"). t: updates done. spaces: for threads to work
+    in, kept from one update to the next, as the system takes long to give out memory (F with Muon
+    took 5% longer: Zen 5)."""
 
     kind: str
     m: np.ndarray
     v: np.ndarray
     t: int = 0
+    spaces: list = dataclasses.field(default_factory=list, repr=False)
 
 
 def fresh_state(config, kind):
@@ -193,6 +196,15 @@ def _muon_work(config, parameters, gradient, state, rate, decay, clip, own):
     p, g, m = (views(flat, config) for flat in (parameters, gradient, state.m))
     C = config.embedding_degree
     work = []
+
+    def turn(*job):
+        try:
+            space = state.spaces.pop()
+        except IndexError:  # as many as there are threads
+            space = lined_up(space_for(4 * C, C), parameters.dtype)
+        muon_update(*job, space)
+        state.spaces.append(space)
+
     for field in MUON_FIELDS:
         columns = getattr(p, field).shape[2]
         width = C if field == "query_key_value_weight" else columns
@@ -203,8 +215,7 @@ def _muon_work(config, parameters, gradient, state, rate, decay, clip, own):
             for j in range(0, columns, width):
                 w, wm, wg = (getattr(tensors, field)[l] for tensors in (p, m, g))
                 scale = max(1.0, width / w.shape[0]) ** 0.5
-                work.append((muon_update, w, wm, wg, j, width, rate * scale, 1 - rate * decay,
-                             clip))
+                work.append((turn, w, wm, wg, j, width, rate * scale, 1 - rate * decay, clip))
     return sorted(work, key=lambda job: -job[1].shape[0] * job[5])
 
 

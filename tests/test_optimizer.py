@@ -169,7 +169,7 @@ def test_a_nan_gradient_reaches_every_parameter_rather_than_being_hidden():
 
 def orthogonal(x):
     out = np.full_like(x, np.nan)
-    orthogonalise(out, x.copy())
+    orthogonalise(out, x.copy(), np.full(4 * len(x) ** 2, np.nan, x.dtype))
     return out
 
 

@@ -244,7 +244,8 @@ def test_ranks_turn_as_much_each():
 
     def work(rows, columns):
         counted.clear()
-        turn(np.ones((rows, columns), np.float32), np.ones((rows, columns), np.float32))
+        turn(np.ones((rows, columns), np.float32), np.ones((rows, columns), np.float32),
+             np.ones(4 * rows**2, np.float32))
         return sum(counted)
 
     config, C = GPTConfig(50, 16, 64, 8, 4), 64
