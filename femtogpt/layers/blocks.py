@@ -22,8 +22,9 @@ from .tiles import make_tile, turn_tile
 from .vectors import LANES, VECTORS, stack_floats
 
 if VECTORS is not None:
-    ROWS, HALF = VECTORS.rows, VECTORS.rows // 2
+    TALL, ROWS, HALF = 2 * VECTORS.rows, VECTORS.rows, VECTORS.rows // 2
     _tile_3, _tile_2, _tile_1 = (make_tile(ROWS, columns, fetches=True) for columns in (3, 2, 1))
+    _tall_1 = make_tile(TALL, 1, fetches=True)
     _half_3, _half_2, _half_1 = (make_tile(HALF, columns, fetches=True) for columns in (3, 2, 1))
     _row_3, _row_2, _row_1 = (make_tile(1, columns, fetches=True) for columns in (3, 2, 1))
 COMPILED = VECTORS is not None and not numba.config.DISABLE_JIT
@@ -54,12 +55,17 @@ def _panel(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, k, rows, vec
     while r < rows:
         left = rows - r
         count = ROWS if left >= ROWS else HALF if left >= HALF else 1
+        if vectors == 1 and left >= TALL:
+            count = TALL
         cr, sr, ar = c + 4 * r * c_stride, start + 4 * r * start_stride, a + 4 * r * a_row
         c_soon = cr + 4 * count * c_stride if count < left else c_next
         b_soon = (soon + number // soon_pieces * soon_rows * soon_stride
                   + 4 * (number % soon_pieces * PANEL * LANES))
         number += 1
-        if count == ROWS:
+        if count == TALL:
+            _tall_1(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
+                    b_soon, soon_stride, c_soon, 4 * c_stride)
+        elif count == ROWS:
             if vectors == 3:
                 _tile_3(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
                         b_soon, soon_stride, c_soon, 4 * c_stride)
@@ -187,8 +193,16 @@ if COMPILED:
 
 def _tiled(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns):
     """c = start + a @ b. start: 0 for none, c to add to it, or a row with stride 0."""
-    packed, turned = _packed_b(), _turned_a()
     turn = a_row == 1 and columns > LANES and min(k, K_BLOCK) * a_k >= SPREAD
+    near = k <= 16 or rows <= 16 or k * b_k <= 16 * LANES * LANES
+    if columns <= PANEL * LANES and k <= K_BLOCK and b_column == 1 and near and not turn:
+        # A single panel, as attention's are. What comes next is a's.
+        vectors = (columns + LANES - 1) // LANES
+        _panel_call(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, k, rows, vectors,
+                    columns - (vectors - 1) * LANES, c, a + 4 * TALL * a_row, 4 * a_row,
+                    TALL if a_row != 1 else 0, 1, 0)
+        return
+    packed, turned = _packed_b(), _turned_a()
     some = A_ROWS if turn else rows
     # A transposed b is best turned a panel at a time.
     most = PANEL if b_column != 1 or rows * min(k, K_BLOCK) <= NEAR else BLOCK
