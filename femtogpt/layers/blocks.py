@@ -191,17 +191,9 @@ if COMPILED:
     _strip_call = standalone(_strip)
 
 
-def _tiled(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns):
-    """c = start + a @ b. start: 0 for none, c to add to it, or a row with stride 0."""
-    turn = a_row == 1 and columns > LANES and min(k, K_BLOCK) * a_k >= SPREAD
-    near = k <= 16 or rows <= 16 or k * b_k <= 16 * LANES * LANES
-    if columns <= PANEL * LANES and k <= K_BLOCK and b_column == 1 and near and not turn:
-        # A single panel, as attention's are. What comes next is a's.
-        vectors = (columns + LANES - 1) // LANES
-        _panel_call(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, k, rows, vectors,
-                    columns - (vectors - 1) * LANES, c, a + 4 * TALL * a_row, 4 * a_row,
-                    TALL if a_row != 1 else 0, 1, 0)
-        return
+def _in_blocks(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns,
+               turn):
+    """tiled, of more than a panel, with 672 KiB of the stack. turn: whether a is turned first."""
     packed, turned = _packed_b(), _turned_a()
     some = A_ROWS if turn else rows
     # A transposed b is best turned a panel at a time.
@@ -229,6 +221,25 @@ def _tiled(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, ro
                         begin_stride, part, part_row, part_k, b + 4 * first * b_k, b_k, b_column,
                         count, deep, columns, most, packed, np.int64(kept), then, then_stride,
                         then_rows, max(then_columns, 1))
+
+
+if COMPILED:
+    _in_blocks_call = standalone(_in_blocks)
+
+
+def _tiled(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns):
+    """c = start + a @ b. start: 0 for none, c to add to it, or a row with stride 0."""
+    turn = a_row == 1 and columns > LANES and min(k, K_BLOCK) * a_k >= SPREAD
+    near = k <= 16 or rows <= 16 or k * b_k <= 16 * LANES * LANES
+    if columns <= PANEL * LANES and k <= K_BLOCK and b_column == 1 and near and not turn:
+        # A single panel, as attention's are. What comes next is a's.
+        vectors = (columns + LANES - 1) // LANES
+        _panel_call(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, k, rows, vectors,
+                    columns - (vectors - 1) * LANES, c, a + 4 * TALL * a_row, 4 * a_row,
+                    TALL if a_row != 1 else 0, 1, 0)
+    else:
+        _in_blocks_call(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k,
+                        columns, np.int64(turn))
 
 
 tiled = standalone(_tiled) if COMPILED else None
