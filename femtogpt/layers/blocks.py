@@ -29,13 +29,14 @@ if VECTORS is not None:
     _row_3, _row_2, _row_1 = (make_tile(1, columns, fetches=True) for columns in (3, 2, 1))
 COMPILED = VECTORS is not None and not numba.config.DISABLE_JIT
 PANEL = 3  # registers
-# A packed block of b, 288 KiB with registers of 16 floats, and the rows of a that a transposed one
-# is turned by, 384 KiB, share the second-level cache. (With a block of one panel F takes 6 to 7%
-# longer, E 4%; with blocks of five or six panels, or 256 deep, 1 to 6%: Zen 5.)
+# A packed block of b, 288 KiB with registers of 16 floats, and the rows of a transposed a that are
+# turned at once, 384 KiB, share the second-level cache. (With a block of one panel F takes 6 to 7%
+# longer, E 4%; with blocks of five or six panels, or 256 deep, F's products 1 to 7%: Zen 5.)
 K_BLOCK, BLOCK, A_ROWS = 384, 4 * PANEL, 256
 _packed_b, _turned_a = stack_floats(K_BLOCK * BLOCK * LANES), stack_floats(K_BLOCK * A_ROWS)
 # An a of at most so many numbers lies in the first-level cache, or close, and then it is better
-# that the panel does: its tiles follow each other (A 5% shorter).
+# that the panel does: its tiles follow each other. (A's products take 9% longer without, 7% with
+# 40,000: Zen 5.)
 NEAR = 2**14
 # A transposed a that is so long from the first row to the last, 128 KiB, is turned first, for a
 # tile would read a few numbers of each of many pages. (Without, F takes 6% longer: Xeon.)
