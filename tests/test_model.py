@@ -23,6 +23,7 @@ from femtogpt.tensors import (
     Tensors,
     count_adamw_parameters,
     count_parameters,
+    lined_up,
     named,
     ranges,
     shape_table,
@@ -400,3 +401,12 @@ def test_config_goes_through_json_and_refuses_other_fields():
     for wrong in (values | {"extra": 1}, {k: values[k] for k in list(values)[:-1]}, [1], None):
         with pytest.raises(FemtoError):
             GPTConfig.from_json(wrong)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [1, 1000, (3, 5, 7)])
+def test_arrays_begin_at_a_line_of_the_cache(shape, dtype):
+    several = [lined_up(shape, dtype) for _ in range(8)]  # of which few would by chance
+    for array in several:
+        assert array.ctypes.data % 64 == 0 and array.flags.c_contiguous and array.dtype == dtype
+        assert array.shape == np.zeros(shape).shape and not array.any()

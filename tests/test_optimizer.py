@@ -73,6 +73,7 @@ def test_updates_are_naives(recipe, optimizer, dtype):
         decay = 0.1 if t == 3 else 0.0
         step(config, flat, gradient, state, 3e-3 / t, muon_decay=decay)
         naive.update(recipe, optimizer, p, m, v, g, t, 3e-3 / t, decay)
+        assert len(state.spaces) == (optimizer == "muon")  # one thread's, used again
         assert state.t == t
     # Of what the updates changed; Newton-Schulz magnifies float32's rounding.
     size = np.abs(flat - start).max()
