@@ -26,7 +26,6 @@ from femtogpt.experiment.entries import entries
 from femtogpt.tensors import views
 
 FAILED = [n for n, entry in entries().items() if entry.log and entry.log["verdict"] == "fail"]
-TOO_LARGE = (13, 14)  # seconds a step; what happens to 14 is what happens to 19
 LADDER = (11, 15, 22)
 STEPS = 250
 FREED = ("gains", "residual", "rotary")
@@ -101,7 +100,7 @@ def main():
     options = parser.parse_args()
     output, texts = Path(options.output), options.texts or ["texts"]
     output.mkdir(parents=True, exist_ok=True)
-    numbers = options.numbers or [n for n in FAILED if n not in TOO_LARGE]
+    numbers = options.numbers or FAILED
     kept = output / "why.json"
     found = json.loads(kept.read_text()) if kept.exists() else {}
     for number in numbers:
@@ -130,7 +129,9 @@ def print_tables(found):
     print("| --- | --- | ---: | ---: | ---: |")
     for number, runs in sorted(found.items(), key=lambda item: int(item[0])):
         entry = entries()[int(number)]
-        print(f"| {entry.name} | {entry.log['loss']:.2f}, {entry.log['steps']} | "
+        loss = entry.log["loss"]
+        print(f"| {entry.name} | {'not told' if loss is None else f'{loss:.2f}'}, "
+              f"{entry.log['steps']} | "
               f"{runs['unigram']:.2f} | {last(runs[CHANGES[()]]):.2f} | "
               f"{last(runs[CHANGES[FREED]]):.2f} |")
     ladder = [str(number) for number in LADDER if str(number) in found]
