@@ -19,7 +19,8 @@ from femtogpt.config import GPTConfig
 class Ours:
     """step() trains one batch."""
 
-    def __init__(self, config, tokens, batch_size, threads, optimizer):
+    def __init__(self, config, tokens, batch_size, threads, optimizer, precision="float32"):
+        from femtogpt.layers.precision import use
         from femtogpt.model import initial_parameters
         from femtogpt.optimizer import fresh_state
         from femtogpt.parallel import Engine
@@ -27,7 +28,7 @@ class Ours:
         self.config, self.tokens, self.batch_size = config, tokens, batch_size
         self.parameters = initial_parameters(config, 1)
         self.state = fresh_state(config, optimizer)
-        self.engine = Engine(config, batch_size, threads)
+        self.engine = Engine(config, batch_size, threads, bfloat16=use(precision))
         self.done = 0
 
     def step(self):
@@ -85,19 +86,19 @@ def milliseconds(function):
     return (time.perf_counter() - before) * 1000
 
 
-def make(kind, threads, shape, optimizer):
+def make(kind, threads, shape, optimizer, precision="float32"):
     if kind == "sgemm":
         return Sgemm(threads)
     *numbers, batch_size = shape
     config = GPTConfig(*numbers)
     tokens = random_tokens(config.vocab_size)
     if kind == "ours":
-        return Ours(config, tokens, batch_size, threads, optimizer)
+        return Ours(config, tokens, batch_size, threads, optimizer, precision)
     from peer import Stepper
 
     from femtogpt.tensors import count_parameters
 
-    peer = Stepper(config, tokens, batch_size, threads)
+    peer = Stepper(config, tokens, batch_size, threads, precision)
     assert peer.parameters == count_parameters(config)
     return peer
 

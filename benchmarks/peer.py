@@ -54,19 +54,21 @@ class GPT(nn.Module):
 class Stepper:
     """step() trains one batch of random windows."""
 
-    def __init__(self, config, tokens, batch_size, threads):
+    def __init__(self, config, tokens, batch_size, threads, precision="float32"):
         torch.set_num_threads(threads)
         self.model = GPT(config)
         count = sum(p.numel() for p in self.model.parameters())
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
         self.config, self.batch_size, self.parameters = config, batch_size, count
+        self.precision = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
         self.tokens = torch.from_numpy(tokens.astype("int64"))
 
     def step(self):
         T = self.config.num_tokens
         starts = torch.randint(0, len(self.tokens) - T, (self.batch_size, 1))
         windows = self.tokens[starts + torch.arange(T + 1)]
-        logits = self.model(windows[:, :-1])
+        with self.precision:
+            logits = self.model(windows[:, :-1]).float()
         loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), windows[:, 1:].reshape(-1))
         self.optimizer.zero_grad()
         loss.backward()

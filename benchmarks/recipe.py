@@ -43,6 +43,7 @@ CHANGES = {
     "Muon's decay 0.2": lambda steps: {"weight_decay": 0.2},
     "averaged 0.1": lambda steps: {"averaged": 0.1},
     "flat, averaged 0.2": lambda steps: {"decay_steps": 1, "averaged": 0.2},
+    "bf16": lambda steps: {"precision": "bf16"},
     "dropout 0.1": lambda steps: {"dropout": 0.1},
     "nothing held back": lambda steps: {"val_fraction": 0.0},
     **{f"{n} steps": lambda steps, n=n: {"steps": n} for n in (160, 200, 250, 300)},

@@ -38,26 +38,29 @@ def flops(shape):
     return batch_size * T * (6 * matrices + L * 6 * 2 * C * T / 2)
 
 
-def measure(shape, threads, seconds, optimizer="adamw", vectors=None, peers=()):
+def measure(shape, threads, seconds, optimizer="adamw", vectors=None, peers=(),
+            precision="float32"):
     """The figures of one shape, as a dict. peers: as contest.peers finds them."""
     environment = {"FEMTOGPT_VECTORS": vectors} if vectors else None
     with contextlib.ExitStack() as stack:
         def start(*arguments):
             return stack.enter_context(contest.Contestant(*arguments))
 
-        ours = start("ours", threads, shape, optimizer, environment)
-        torches = {name: start("torch", threads, shape, "adamw", environment)
-                   for name, environment in peers}
+        ours = start("ours", threads, shape, optimizer, environment, precision)
+        others = {name: start("torch", threads, shape, "adamw", environment, precision)
+                  for name, environment in peers}
+        if precision != "float32":
+            others["float32"] = start("ours", threads, shape, optimizer, environment)
         # The peak beside each configuration: the machine's speed drifts.
         sgemm = start("sgemm", min(threads, available_processors()))
-        load = contest.alternate([ours, *torches.values(), sgemm], seconds)
+        load = contest.alternate([ours, *others.values(), sgemm], seconds)
     speed = flops(shape) / ours.median / 1e6
     result = {"ms": ours.median, "gflops": speed, "peak_gflops": sgemm.gflops,
               "share_of_peak": speed / sgemm.gflops, "resident_mb": ours.answer["resident_mb"],
               "vectors": ours.ready["vectors"], "counted_steps": len(ours.ms)}
-    for name, torch in torches.items():
-        result |= {f"{name}_ms": torch.median, f"{name}_ratio": torch.median / ours.median,
-                   f"{name}_resident_mb": torch.answer["resident_mb"]}
+    for name, other in others.items():
+        result |= {f"{name}_ms": other.median, f"{name}_ratio": other.median / ours.median,
+                   f"{name}_resident_mb": other.answer["resident_mb"]}
     return result | load
 
 
@@ -70,6 +73,7 @@ COLUMNS = (
     ("torch MB", "torch_resident_mb", ".0f"), ("others", "others", ".0%"),
     ("stolen", "stolen", ".0%"),
 )
+FLOAT32 = (("float32 ms", "float32_ms", ".1f"), ("f32/us", "float32_ratio", ".2f"))
 
 
 def main():
@@ -81,29 +85,33 @@ def main():
     parser.add_argument("--seconds", type=float, default=20, help="for each configuration")
     parser.add_argument("--vectors", choices=("avx512", "avx2", "neon", "none"),
                         help="the processor's that ours uses [default: its widest]")
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32",
+                        help="of products, PyTorch's by its autocast; bf16: ours in float32 too")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if unknown := set(options.configurations) - set(CONFIGURATIONS):
         parser.error(f"no such configuration: {', '.join(sorted(unknown))}")
     common = {"machine": contest.machine(), "threads": options.threads,
-              "optimizer": options.optimizer}
+              "optimizer": options.optimizer, "precision": options.precision}
+    columns = COLUMNS if options.precision == "float32" else COLUMNS + FLOAT32
     with tempfile.TemporaryDirectory() as folder:
         peers, missing = ([], []) if options.no_torch else contest.peers(folder)
         if not options.json:
-            chosen = ", ".join(filter(None, (options.optimizer, options.vectors)))
+            chosen = ", ".join(filter(None, (
+                options.optimizer, options.precision, options.vectors)))
             print(f"{contest.machine()}, {options.threads} threads, {chosen}", *missing, "",
                   sep="\n")
-            contest.print_heading("", *(heading for heading, _, _ in COLUMNS))
+            contest.print_heading("", *(heading for heading, _, _ in columns))
         for name in options.configurations:
             result = measure(CONFIGURATIONS[name], options.threads, options.seconds,
-                             options.optimizer, options.vectors, peers)
+                             options.optimizer, options.vectors, peers, options.precision)
             if options.json:
                 print(json.dumps({"configuration": name, **result, **common,
                                   "missing": missing}), flush=True)
             else:
                 print(contest.row(name, *(contest.shown(result.get(key), form)
-                                          for _, key, form in COLUMNS)), flush=True)
+                                          for _, key, form in columns)), flush=True)
 
 
 if __name__ == "__main__":

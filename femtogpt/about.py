@@ -47,6 +47,11 @@ def _weight_decay(run):
     return f", weight decay {run['weight_decay']}" if run.get("weight_decay") else ""
 
 
+def _precision(run):
+    """Where it was asked for."""
+    return ", bf16" if run.get("precision", "float32") != "float32" else ""
+
+
 def _told(entry, model):
     """(what was done, a line on it). A file from elsewhere may hold anything."""
     try:
@@ -55,7 +60,8 @@ def _told(entry, model):
             unfinished = e is model.run and model.step < e["last_step"]
             return what, (f"run: step {e['first_step']} to {e['last_step']}"
                           f"{f', now at {model.step}' if unfinished else ''}; {e['optimizer']}, "
-                          f"batch {_batch(e)}, dropout {e['dropout']}{_weight_decay(e)}")
+                          f"batch {_batch(e)}, dropout {e['dropout']}"
+                          f"{_weight_decay(e)}{_precision(e)}")
         if what == "init_with":
             changes = ", ".join(f"{name.replace('_', ' ')} {before} -> {after}"
                                 for name, (before, after) in e["changes"].items())

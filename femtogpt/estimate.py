@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .layers.precision import use
 from .machine import available_processors
 from .model import initial_parameters
 from .optimizer import fresh_state, update
@@ -46,31 +47,35 @@ def compute_optimal_steps(config, batch_size):
     return -(-tokens // (batch_size * config.num_tokens))
 
 
-def step_time(config, batch_size, optimizer, threads=None, seconds=SECONDS, accumulate=1):
+def step_time(config, batch_size, optimizer, threads=None, seconds=SECONDS, accumulate=1,
+              precision="float32"):
     """The StepTime of training on this machine, in about two seconds once all is compiled.
 
-    seconds: of short steps, how long to time them. accumulate: as in Engine."""
+    seconds: of short steps, how long to time them. accumulate: as in Engine. precision: of
+    products."""
     threads = threads or available_processors()
     sequences = accumulate * batch_size
     whole = 6 * count_parameters(config) * sequences * config.num_tokens < WHOLE
-    _compile(config, optimizer, threads)
+    bfloat16 = use(precision)
+    _compile(config, optimizer, bfloat16)
     began, used = time.perf_counter(), time.process_time()
-    took, updating = (_whole(config, batch_size, optimizer, threads, seconds, accumulate) if whole
-                      else _parts(config, batch_size, optimizer, threads, accumulate))
+    took, updating = (_whole(config, batch_size, optimizer, threads, seconds, accumulate, bfloat16)
+                      if whole else
+                      _parts(config, batch_size, optimizer, threads, accumulate, bfloat16))
     passed = time.perf_counter() - began
     return StepTime(took, updating, whole, (time.process_time() - used) / passed / threads)
 
 
-def _compile(config, optimizer, threads):
+def _compile(config, optimizer, bfloat16):
     """Has everything compiled that a step of config calls, on the smallest shape there is."""
     small = replace(config, vocab_size=2, num_tokens=2, num_layers=1, rotary_base=None,
                     embedding_degree=2, num_heads=1)
-    _whole(small, 1, optimizer, 1, seconds=0)
+    _whole(small, 1, optimizer, 1, seconds=0, bfloat16=bfloat16)
 
 
-def _whole(config, batch_size, optimizer, threads, seconds, accumulate=1):
+def _whole(config, batch_size, optimizer, threads, seconds, accumulate=1, bfloat16=None):
     """The medians of so many seconds of steps, three at least, and of their updates."""
-    with Engine(config, batch_size, threads, accumulate=accumulate) as engine:
+    with Engine(config, batch_size, threads, accumulate=accumulate, bfloat16=bfloat16) as engine:
         parameters, state = initial_parameters(config, 1), fresh_state(config, optimizer)
         windows, keys = _batch(config, engine.batch_size)
         times, updates = [], []
@@ -85,14 +90,14 @@ def _whole(config, batch_size, optimizer, threads, seconds, accumulate=1):
         return statistics.median(times[1:]), statistics.median(updates[1:])
 
 
-def _parts(config, batch_size, optimizer, threads, accumulate=1):
+def _parts(config, batch_size, optimizer, threads, accumulate=1, bfloat16=None):
     """Seconds of a step and of its update, from passes of few layers over one micro-batch a thread,
     and an update of one: all else is more of these."""
     with Engine(config, batch_size, threads, accumulate=accumulate) as engine:
         shards, micro_batch = engine.shards, engine.micro_batch
         lengths = [stop - start for (start, stop), _, _ in engine.passes]
     at_once = min(threads, len(shards))
-    passes = [_passes(replace(config, num_layers=layers), at_once, micro_batch)
+    passes = [_passes(replace(config, num_layers=layers), at_once, micro_batch, bfloat16)
               for layers in FEW_LAYERS]
     for each in passes:
         next(each)  # the first finds no memory yet
@@ -105,11 +110,11 @@ def _parts(config, batch_size, optimizer, threads, accumulate=1):
     return rounds * (fewer + (config.num_layers - FEW_LAYERS[0]) * layer) + updating, updating
 
 
-def _passes(config, shards, micro_batch):
+def _passes(config, shards, micro_batch, bfloat16=None):
     """Seconds of forward and backward of one micro-batch in each of so many shards at once, again
     and again."""
     with Engine(config, shards * micro_batch, shards, shards=shards,
-                micro_batch=micro_batch) as engine:
+                micro_batch=micro_batch, bfloat16=bfloat16) as engine:
         parameters = initial_parameters(config, 1)
         windows, keys = _batch(config, shards * micro_batch)
         while True:

@@ -34,6 +34,7 @@ class Constants(NamedTuple):
     normalised_residual: bool  # recipe femto: the residual is taken after the norm
     turns: np.ndarray  # (3, T, C) with rotary positions, else (3, 0, C)
     positions: np.ndarray  # (T, C) with fixed sinusoids, else (0, C)
+    bfloat16: bool | None  # as in matmul.py, of all products but attention's
 
 
 class Activations(NamedTuple):
@@ -58,8 +59,8 @@ class Activations(NamedTuple):
     keys: np.ndarray  # (B,) uint64   dropout's, of the layer at work
 
 
-def constants(config, dtype=np.float32):
-    """The Constants of a config."""
+def constants(config, dtype=np.float32, bfloat16=None):
+    """The Constants of a config. bfloat16: as precision.use gives it."""
     T, C = config.num_tokens, config.embedding_degree
     turns, positions = np.zeros((3, 0, C), dtype), np.zeros((0, C), dtype)
     if config.positional_encoding == "rope":
@@ -67,7 +68,7 @@ def constants(config, dtype=np.float32):
                              config.rotary_base).astype(dtype)
     elif config.positional_encoding == "absolute":
         positions = sinusoids(T, C).astype(dtype)
-    return Constants(config.num_heads, config.recipe == "femto", turns, positions)
+    return Constants(config.num_heads, config.recipe == "femto", turns, positions, bfloat16)
 
 
 def activation_shapes(config, sequences):
@@ -132,12 +133,13 @@ def block_forward(a, p, l, k, rate, sequence_keys):
     x, norm = a.x[2 * l], a.norm[2 * l]
     norm_forward(norm, a.mean[2 * l], a.rstd[2 * l], x,
                  p.attention_norm_gain[l], p.attention_norm_bias[l])
-    linear_forward(a.qkv[l], norm, p.query_key_value_weight[l], None)
+    linear_forward(a.qkv[l], norm, p.query_key_value_weight[l], None, k.bfloat16)
     if k.turns.shape[1] > 0:
         rotary_forward(a.qkv[l], k.turns, k.num_heads)
     draw_keys(a.keys, sequence_keys, 2 * l)
     attention_forward(a.attention[l], a.e[l], a.inverse[l], a.qkv[l], rate, a.keys)
-    linear_forward(a.branch, a.attention[l], p.projection_weight[l], p.projection_bias[l])
+    linear_forward(a.branch, a.attention[l], p.projection_weight[l], p.projection_bias[l],
+                   k.bfloat16)
     if rate > 0:
         draw_keys(a.keys, sequence_keys, 2 * l + 1)
         for b in range(a.keys.size):
@@ -149,9 +151,9 @@ def block_forward(a, p, l, k, rate, sequence_keys):
     x, norm = a.x[2 * l + 1], a.norm[2 * l + 1]
     norm_forward(norm, a.mean[2 * l + 1], a.rstd[2 * l + 1], x,
                  p.mlp_norm_gain[l], p.mlp_norm_bias[l])
-    linear_forward(a.slope[l], norm, p.up_weight[l], p.up_bias[l])
+    linear_forward(a.slope[l], norm, p.up_weight[l], p.up_bias[l], k.bfloat16)
     gelu_forward(a.gelu[l], a.slope[l])
-    linear_forward(a.branch, a.gelu[l], p.down_weight[l], p.down_bias[l])
+    linear_forward(a.branch, a.gelu[l], p.down_weight[l], p.down_bias[l], k.bfloat16)
     add(a.x[2 * l + 2], norm if k.normalised_residual else x, a.branch)
 
 
@@ -163,10 +165,10 @@ def block_backward(g, a, p, l, k, rate, sequence_keys):
 
     # x += mlp(norm(x))
     linear_backward(a.dgelu, g.down_weight[l], g.down_bias[l],
-                    a.dx, a.gelu[l], p.down_weight[l])
+                    a.dx, a.gelu[l], p.down_weight[l], k.bfloat16)
     gelu_backward(a.dgelu, a.slope[l])
     linear_backward(a.dnorm, g.up_weight[l], g.up_bias[l],
-                    a.dgelu, a.norm[2 * l + 1], p.up_weight[l])
+                    a.dgelu, a.norm[2 * l + 1], p.up_weight[l], k.bfloat16)
     if k.normalised_residual:
         move(a.dnorm, a.dx)
     norm_backward(a.dx, g.mlp_norm_gain[l], g.mlp_norm_bias[l], a.dnorm,
@@ -180,13 +182,13 @@ def block_backward(g, a, p, l, k, rate, sequence_keys):
             branch = a.branch[b * rows : (b + 1) * rows].reshape(-1)
             dropout_backward(branch, rate, a.keys[b], 0)
     linear_backward(a.dnorm, g.projection_weight[l], g.projection_bias[l],
-                    a.branch, a.attention[l], p.projection_weight[l])
+                    a.branch, a.attention[l], p.projection_weight[l], k.bfloat16)
     draw_keys(a.keys, sequence_keys, 2 * l)
     attention_backward(a.dqkv, a.dnorm, a.e[l], a.inverse[l], a.qkv[l], rate, a.keys)
     if k.turns.shape[1] > 0:
         rotary_backward(a.dqkv, k.turns, k.num_heads)
     linear_backward(a.dnorm, g.query_key_value_weight[l], None,
-                    a.dqkv, a.norm[2 * l], p.query_key_value_weight[l])
+                    a.dqkv, a.norm[2 * l], p.query_key_value_weight[l], k.bfloat16)
     if k.normalised_residual:
         move(a.dnorm, a.dx)
     norm_backward(a.dx, g.attention_norm_gain[l], g.attention_norm_bias[l], a.dnorm,
@@ -194,22 +196,22 @@ def block_backward(g, a, p, l, k, rate, sequence_keys):
 
 
 @inlined
-def head_forward(a, p, targets, first, last):
+def head_forward(a, p, targets, k, first, last):
     """The logits of positions first..last, as probabilities in a.logits; their losses' sum."""
     N, L = last - first, a.qkv.shape[0]
     logits = a.logits[:N]
-    linear_forward(logits, a.norm[2 * L, first:last], p.head_weight, p.head_bias)
+    linear_forward(logits, a.norm[2 * L, first:last], p.head_weight, p.head_bias, k.bfloat16)
     return cross_entropy_forward(logits, logits, targets[first:last])
 
 
 @inlined
-def head_backward(g, a, p, targets, first, last, scale):
+def head_backward(g, a, p, targets, k, first, last, scale):
     """Fills a.dnorm of these positions, adds to g. a.logits becomes its own gradient."""
     N, L = last - first, a.qkv.shape[0]
     logits = a.logits[:N]
     cross_entropy_backward(logits, logits, targets[first:last], scale)
     linear_backward(a.dnorm[first:last], g.head_weight, g.head_bias,
-                    logits, a.norm[2 * L, first:last], p.head_weight)
+                    logits, a.norm[2 * L, first:last], p.head_weight, k.bfloat16)
 
 
 @inlined
@@ -254,9 +256,9 @@ def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_k
         model_forward(a, p, tokens, k, rate, sequence_keys)
         for first in range(0, N, R):
             last = min(first + R, N)
-            loss += head_forward(a, p, targets, first, last)
+            loss += head_forward(a, p, targets, k, first, last)
             if scale != 0:
-                head_backward(g, a, p, targets, first, last, scale)
+                head_backward(g, a, p, targets, k, first, last, scale)
     if scale != 0:
         model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom)
     return loss

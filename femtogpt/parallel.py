@@ -73,11 +73,12 @@ class Engine:
     """
 
     def __init__(self, config, batch_size, threads=None, ranks=ALONE, owners=None, shards=None,
-                 micro_batch=None, accumulate=1):
+                 micro_batch=None, accumulate=1, bfloat16=None):
         """owners: of each rank the range that it has of the gradient, where there are several.
         shards: how many a batch is cut in [default: count_shards']. micro_batch: how many
         sequences of a shard are worked on at once [default: micro_batch_size's]. accumulate: of how
-        many times batch_size, and of so many times the shards, a batch is."""
+        many times batch_size, and of so many times the shards, a batch is. bfloat16: what
+        products multiply, as precision.use gives it."""
         self.config, self.batch_size, self.ranks = config, accumulate * batch_size, ranks
         self.threads = threads or max(1, available_processors() // ranks.here)
         each = shards or count_shards(config, batch_size)
@@ -95,7 +96,7 @@ class Engine:
         self.passes = self._branches.passes
         self._over_ranks = (SumOverRanks(config, self._branches, ranks, owners)
                             if ranks.size > 1 else None)
-        self.constants = constants(config)
+        self.constants = constants(config, bfloat16=bfloat16)
         self.gradients = None
         self._spaces = queue.SimpleQueue()
         for _ in range(self.threads):

@@ -5,6 +5,7 @@ import math
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 from .errors import FemtoError
+from .layers import precision as precisions
 from .optimizer import OPTIMIZER, OPTIMIZERS, SCHEDULE, Schedule
 
 LONGEST_RUN = 100_000  # steps, where the user sets no end
@@ -27,7 +28,8 @@ class Run:
     patience: validations without a best one after which the run ends, None: never. It is
     stored in the model file, so that a run that was cut off can be finished as it was begun.
     A step's batch is of accumulate times batch_size sequences. weight_decay: of Muon's matrices,
-    by as much times its rate in a step; None: once the text is being memorised.
+    by as much times its rate in a step; None: once the text is being memorised. precision: of
+    products, one of layers/precision.py.
     """
 
     first_step: int
@@ -50,6 +52,7 @@ class Run:
     keep_best: bool = True
     accumulate: int = 1
     weight_decay: float | None = None
+    precision: str = "float32"
 
     @property
     def total_batch_size(self):
@@ -81,6 +84,7 @@ class Run:
                              "give --steps to begin a new one")
         run = cls(**values)
         if (run.optimizer not in OPTIMIZERS or run.on_nan not in ON_NAN or run.dropout >= 1
+                or run.precision not in precisions.PRECISIONS
                 or not 1 <= run.total_batch_size <= LARGEST_BATCH
                 or 0 in (run.eval_every, run.patience)):
             raise FemtoError("the model's last run has options that cannot be; "
@@ -138,6 +142,7 @@ def plan(model, data, steps=None, until_step=None, size=0, changed_data=False, *
     if run.weight_decay and run.optimizer != "muon":
         raise FemtoError(f"--weight-decay is that of Muon's matrices, and the optimizer is "
                          f"{run.optimizer}, whose decay its recipe fixes: leave one of them away")
+    require_precision(run.precision)
     if run.total_batch_size > LARGEST_BATCH:
         raise FemtoError(f"--accumulate {run.accumulate} times --batch-size {run.batch_size} are "
                          f"{run.total_batch_size:,} sequences a step, more than {LARGEST_BATCH:,}: "
@@ -145,7 +150,16 @@ def plan(model, data, steps=None, until_step=None, size=0, changed_data=False, *
     return run
 
 
+def require_precision(precision):
+    """Raises FemtoError where this processor has no such products."""
+    if not precisions.has(precision):
+        raise FemtoError("--precision bf16 needs a processor that multiplies bfloat16 (AVX-512 "
+                         "with BF16), which this one does not: leave it away, or, to go on with a "
+                         "run that was begun so, give --steps and --precision float32")
+
+
 def _resumed(run, step, data, changed_data, options):
+    require_precision(run.precision)
     where = f"(step {step} of {run.last_step})"
     for name, value in options.items():
         if getattr(run, name) != value and name not in CHANGEABLE:

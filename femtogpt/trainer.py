@@ -16,6 +16,7 @@ from .curve import Curve
 from .data import count_tokens, draw_batch, spread_windows, unigram_entropy
 from .divergence import UNKNOWN_PLACE, Diverged, first_bad_place
 from .errors import FemtoError
+from .layers import precision
 from .looks import LONGEST_SAMPLE, Look, changes, gradient_norms, matrices, with_look
 from .optimizer import DECAY, fresh_state, keep_own, learning_rate, ownership, update
 from .parallel import Engine
@@ -107,7 +108,8 @@ class Trainer:
         saved_at = start
         with (in_two_processes() if self.ranks.size == 1 else contextlib.nullcontext(),
               Engine(model.config, self.run.batch_size, self.threads, self.ranks,
-                     self._owners, accumulate=self.run.accumulate) as engine):
+                     self._owners, accumulate=self.run.accumulate,
+                     bfloat16=precision.use(self.run.precision)) as engine):
             while model.step < self.run.last_step:
                 before = time.perf_counter()
                 try:

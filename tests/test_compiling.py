@@ -50,7 +50,7 @@ def test_there_is_none_for_one_processor(started, monkeypatch):
 
 def test_there_is_none_where_all_is_compiled(started, tmp_path):
     (tmp_path / "layers_1").mkdir()
-    (tmp_path / "layers_1" / "attention.attention_backward-1.py.nbi").touch()
+    (tmp_path / "layers_1" / "attention.attention_backward-1.py.1.nbc").touch()
     with compiling.in_two_processes():
         assert not started
 

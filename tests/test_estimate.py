@@ -53,7 +53,7 @@ def test_a_step_is_the_sum_of_its_parts(monkeypatch):
     shape = GPTConfig(1054, num_tokens=80, embedding_degree=768, num_layers=8, num_heads=16)
     asked_for = []
 
-    def passes(config, shards, micro_batch):
+    def passes(config, shards, micro_batch, bfloat16):
         asked_for.append((config.num_layers, shards, micro_batch))
         yield 100
         yield from {1: (0.4, 0.6), 3: (1.3, 0.9)}[config.num_layers]

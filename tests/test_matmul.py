@@ -4,14 +4,17 @@ import numba
 import numpy as np
 import pytest
 
+from femtogpt.layers import precision
 from femtogpt.layers.matmul import (
     matmul,
     matmul_add,
     matmul_bias,
+    rounded,
     symmetric_matmul,
     transpose,
 )
 from femtogpt.layers.numeric import kernel
+from femtogpt.layers.vectors import HAS_BFLOAT16
 
 COMPILED = not numba.config.DISABLE_JIT
 
@@ -124,3 +127,50 @@ def test_matmul_keeps_nan(dtype):
         out = np.zeros((17, 50), dtype)
         matmul(out, a, b)
         assert np.isnan(out[row]).all() and (np.delete(out, row, 0) == 40).all()
+
+
+def test_rounding_to_bfloat16_is_to_the_nearest_and_half_to_even():
+    step = 2**-7  # between two of its numbers from 1 to 2
+    x = np.float32([1, 1 + 0.49 * step, 1 + step / 2, 1 + 1.5 * step, 1 + 0.51 * step, -1 - step,
+                    0, 3e38, np.inf])
+    wanted = np.float32([1, 1, 1, 1 + 2 * step, 1 + step, -1 - step, 0, 3.0041e38, np.inf])
+    np.testing.assert_allclose(rounded(x), wanted, rtol=1e-4)
+    np.testing.assert_array_equal(rounded(x)[:7], wanted[:7])
+
+
+of_bfloat16 = pytest.mark.skipif(COMPILED and not HAS_BFLOAT16,
+                                 reason="this processor has no products of bfloat16")
+
+
+@of_bfloat16
+@pytest.mark.parametrize("layouts", [("row", "row"), ("row", "column"), ("column", "row"),
+                                     ("column", "column"), ("part", "part")])
+def test_products_of_bfloat16(layouts):
+    """What is rounded is multiplied exactly, and sums are float32's."""
+    flag = precision.use("bf16")
+    sizes = [*SIZES, (50, 801, 20), (500, 700, 30)] if COMPILED else SIZES  # two blocks of k, of a
+    for N, K, M in sizes:
+        a = strided(normal(N, K).astype(np.float32), layouts[0])
+        b = strided(normal(K, M, seed=1).astype(np.float32), layouts[1])
+        larger = np.full((N + 2, M + 7), 5, np.float32)
+        out = larger[1:-1, 3:-4]
+        bias, start = normal(M).astype(np.float32), normal(N, M, seed=2).astype(np.float32)
+        matmul(out, a, b, flag)
+        assert_product(out, rounded(a), rounded(b))
+        matmul_bias(out, a, b, bias, flag)
+        assert_product(out, rounded(a), rounded(b), bias.astype(np.float64))
+        out[...] = start
+        matmul_add(out, a, b, flag)
+        assert_product(out, rounded(a), rounded(b), start.astype(np.float64))
+        out[...] = 5
+        assert (larger == 5).all()
+
+
+@of_bfloat16
+def test_a_product_of_bfloat16_keeps_nan():
+    for row in (0, 8, 16):
+        a, b = np.ones((17, 41), np.float32), np.ones((41, 50), np.float32)
+        a[row, 40] = np.nan
+        out = np.zeros((17, 50), np.float32)
+        matmul(out, a, b, precision.use("bf16"))
+        assert np.isnan(out[row]).all() and (np.delete(out, row, 0) == 41).all()

@@ -25,12 +25,12 @@ print(out.tolist(), sum(norm_forward.stats.cache_hits.values()))
 """
 
 
-def start(*arguments, root=HERE.parent, **variables):
+def start(*arguments, root=HERE.parent, cwd=None, **variables):
     """A Python process with these environment variables, its output in a pipe."""
     environment = os.environ | {"PYTHONPATH": str(root)} | variables
     environment.pop("PYTEST_ADDOPTS", None)
-    return subprocess.Popen([sys.executable, *arguments], cwd=root, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen([sys.executable, *arguments], cwd=cwd or root, env=environment,
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def printed(process):

@@ -15,7 +15,8 @@ from .options import (
     threads_option,
 )
 
-OF_ANY_MODEL = ("model", "batch_size", "accumulate", "ranks", "bandwidth", "threads", "as_json")
+OF_ANY_MODEL = ("model", "batch_size", "accumulate", "precision", "ranks", "bandwidth", "threads",
+                "as_json")
 BUSY = 0.8  # of its processors' time: with less, the machine did other work
 
 
@@ -24,6 +25,7 @@ BUSY = 0.8  # of its processors' time: with less, the machine did other work
 @shape_options
 @click.option("--batch-size", type=click.IntRange(1, 65536), help="[default: 32]")
 @click.option("--accumulate", type=click.IntRange(1, 65536), help="As for train. [default: 1]")
+@click.option("--precision", type=click.Choice(["float32", "bf16"]), help="As for train.")
 @click.option("--ranks", type=click.IntRange(2, 65536),
               help="Predict steps on so many machines like this one too, a process each.")
 @click.option("--bandwidth", type=click.FloatRange(0, min_open=True),
@@ -31,8 +33,8 @@ BUSY = 0.8  # of its processors' time: with less, the machine did other work
 @threads_option
 @json_option
 @click.pass_context
-def command(context, model, kind, batch_size, accumulate, ranks, bandwidth, threads, as_json,
-            **options):
+def command(context, model, kind, batch_size, accumulate, precision, ranks, bandwidth, threads,
+            as_json, **options):
     """Tell what training a shape takes, before it is trained.
 
     \b
@@ -50,7 +52,7 @@ def command(context, model, kind, batch_size, accumulate, ranks, bandwidth, thre
     from ..network import predict, traffic
     from ..optimizer import OPTIMIZER
     from ..parallel import memory_to_train
-    from ..run import newest_run
+    from ..run import newest_run, require_precision
     from ..tensors import count_parameters
 
     if model:
@@ -64,11 +66,14 @@ def command(context, model, kind, batch_size, accumulate, ranks, bandwidth, thre
     accumulate = accumulate or (run.accumulate if run else 1)
     sequences = accumulate * batch_size
     optimizer = run.optimizer if run else OPTIMIZER[config.recipe]
+    precision = precision or (run.precision if run else "float32")
+    require_precision(precision)
     if ranks:
         traffic(config, batch_size, accumulate, ranks)  # now, not after the timing
-    say_if_compiling()
+    say_if_compiling(precision=precision)
     threads = threads or available_processors()
-    step = step_time(config, batch_size, optimizer, threads, accumulate=accumulate)
+    step = step_time(config, batch_size, optimizer, threads, accumulate=accumulate,
+                     precision=precision)
     values = {
         "parameters": count_parameters(config),
         "memory_to_train_bytes": memory_to_train(config, batch_size, threads, accumulate),
@@ -98,7 +103,8 @@ def command(context, model, kind, batch_size, accumulate, ranks, bandwidth, thre
     click.echo(f"  model file: {values['file_bytes'] / 1e6:,.1f} MB in training, and up to three "
                "times that on disk while it is saved")
     batch = batch_size if accumulate == 1 else f"{accumulate} x {batch_size}"
-    click.echo(f"  a step: {_time(step.seconds)} (batch {batch}, {optimizer}; "
+    click.echo(f"  a step: {_time(step.seconds)} (batch {batch}, {optimizer}"
+               f"{', bf16' if precision == 'bf16' else ''}; "
                f"{values['tokens_per_second']:,.0f} tokens/s), timed by {values['timed']}")
 
     if ranks:

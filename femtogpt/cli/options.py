@@ -213,20 +213,26 @@ def require_absent(path, force, what):
                          "another name")
 
 
-def say_if_compiling(tokenizer=None, what="model"):
+def say_if_compiling(tokenizer=None, what="model", precision="float32"):
     """Numba compiles on first use, which takes a while: says so, once.
 
     tokenizer: what is about to encode a text; or None, and what: the module that is about to
-    compute, "model", or "decoder" where text is only continued.
+    compute, "model", or "decoder" where text is only continued. precision: a run's.
     """
     from ..layers.numeric import CACHE_FOLDER, is_compiled
 
     if tokenizer is not None and tokenizer.name not in COMPILED_TOKENIZERS:
         return
-    kernels = f"femtogpt_*/{what}.*" if tokenizer is None else "tokenizer_*/*"
+    kernels, versions = f"femtogpt_*/{what}.*" if tokenizer is None else "tokenizer_*/*", 1
+    if what == "model" and tokenizer is None:
+        bfloat16 = "layers_*/bfloat16.*"
+        if precision != "float32":
+            kernels = bfloat16
+        elif CACHE_FOLDER is not None:
+            versions += is_compiled(bfloat16)
     if CACHE_FOLDER is None:
         say("compiling (each time: the cache folder cannot be written, or others can too) ...")
-    elif not is_compiled(kernels):
+    elif not is_compiled(kernels, versions):
         seconds = 5 if what == "decoder" else 10
         say(f"compiling for this machine, once: some {seconds} seconds ...")
 

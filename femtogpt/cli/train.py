@@ -60,6 +60,9 @@ class Duration(click.ParamType):
               help="[default: the run's last two fifths; femto 50000]")
 @click.option("--optimizer", type=click.Choice(["muon", "adamw"]),
               help="[default: muon; femto adamw]")
+@click.option("--precision", type=click.Choice(["float32", "bf16"]),
+              help="Of products; bf16: numbers of 8 binary digits, faster where the processor has "
+              "them. [default: float32]")
 @click.option("--weight-decay", type=click.FloatRange(0, 10),
               help="Of Muon's matrices, times its rate; 0.2 is for text that is read several "
               "times. [default: 0, and 1 once held-back text tells that it is learnt by heart]")
@@ -139,7 +142,7 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
             _look_at_disk(model, loaded)
             say(f"{model}: step {began} -> {run.last_step}, {len(training):,} tokens to train on, "
                 f"{_held_back(run, tokens, validation)}, {run.optimizer}, seed {run.seed}")
-            say_if_compiling()
+            say_if_compiling(precision=run.precision)
             ended = False
             try:
                 if not ranks.highest(stop.signal or 0):

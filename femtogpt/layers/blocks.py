@@ -18,7 +18,7 @@ import numpy as np
 
 from .numeric import standalone
 from .rows import copy_row
-from .tiles import make_tile, turn_tile
+from .tiles import make_tile, make_turn
 from .vectors import LANES, VECTORS, stack_floats
 
 if VECTORS is not None:
@@ -27,6 +27,7 @@ if VECTORS is not None:
     _tall_1 = make_tile(TALL, 1, fetches=True)
     _half_3, _half_2, _half_1 = (make_tile(HALF, columns, fetches=True) for columns in (3, 2, 1))
     _row_3, _row_2, _row_1 = (make_tile(1, columns, fetches=True) for columns in (3, 2, 1))
+    _turn_tile = make_turn()
 COMPILED = VECTORS is not None and not numba.config.DISABLE_JIT
 PANEL = 3  # registers
 # A packed block of b, 288 KiB with registers of 16 floats, and the rows of a transposed a that are
@@ -102,25 +103,26 @@ def _turn(out, out_stride, x, x_stride, rows, columns):
     """out[c, r] = x[r, c]."""
     for r in range(0, rows, LANES):
         for c in range(0, columns, LANES):
-            turn_tile(out + 4 * (c * out_stride + r), out_stride, x + 4 * (r * x_stride + c),
-                      x_stride, min(rows - r, LANES), min(columns - c, LANES))
+            _turn_tile(out + 4 * (c * out_stride + r), out_stride, x + 4 * (r * x_stride + c),
+                       x_stride, min(rows - r, LANES), min(columns - c, LANES))
 
 
-def _width(columns):
+def panel_width(columns):
     """Registers of the next panel, where so many columns are left."""
     left = (columns + LANES - 1) // LANES
     # Four registers are better as two and two than as three and one.
     return 2 if left == 4 else min(left, PANEL)
 
 
-def _offset(start, numbers):
+def offset(start, numbers):
     """The address so many numbers after start, where 0 stays 0."""
     return start + 4 * numbers if start != 0 else start
 
 
 turn_call = standalone(_turn) if COMPILED else None
 if COMPILED:
-    _width, _offset = (numba.njit(function, inline="always") for function in (_width, _offset))
+    panel_width = numba.njit(panel_width, inline="always")
+    offset = numba.njit(offset, inline="always")
 
 
 def _pack(packed, b, b_k, b_column, k, columns):
@@ -128,7 +130,7 @@ def _pack(packed, b, b_k, b_column, k, columns):
     panel's rows, a power of two apart, would fight for the same lines of the cache."""
     j = np.int64(0)
     while j < columns:
-        width = _width(columns - j) * LANES
+        width = panel_width(columns - j) * LANES
         count = min(columns - j, width)
         to, panel = packed + 4 * j * k, b + 4 * j * b_column
         if b_column != 1:
@@ -153,7 +155,7 @@ def _strip(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, ro
         vectors = (columns - j + LANES - 1) // LANES
         vectors = most - 1 if vectors == most + 1 else min(vectors, most)
         count, panels = min(columns - j, vectors * LANES), (vectors + PANEL - 1) // PANEL
-        c_block, block, begin = c + 4 * j, b + 4 * j * b_column, _offset(start, j)
+        c_block, block, begin = c + 4 * j, b + 4 * j * b_column, offset(start, j)
         if pack and kept == 0:
             _pack_call(packed, block, b_k, b_column, k, count)
         j += count
@@ -171,7 +173,7 @@ def _strip(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, ro
         for r in range(0, rows, step):
             i = np.int64(0)
             while i < count:
-                vectors = _width(count - i)
+                vectors = panel_width(count - i)
                 width = vectors * LANES
                 panel, panel_k = block + 4 * i, b_k
                 if pack:
@@ -180,7 +182,7 @@ def _strip(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, ro
                 c_next = here + 4 * width
                 if i + width >= count and r + step < rows:
                     c_next = c_block + 4 * (r + step) * c_stride
-                _panel_call(here, c_stride, _offset(begin, r * start_stride + i), start_stride,
+                _panel_call(here, c_stride, offset(begin, r * start_stride + i), start_stride,
                             a + 4 * r * a_row, a_row, a_k, panel, panel_k, k, min(step, rows - r),
                             vectors, min(count - i - (vectors - 1) * LANES, LANES), c_next,
                             soon, 4 * soon_stride, soon_rows, pieces, number)
@@ -218,7 +220,7 @@ def _in_blocks(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column
                 turn_call(turned, deep, part, a_k, deep, count)
                 part, part_row, part_k = turned, deep, np.int64(1)
             kept = r > 0 and wide == columns
-            _strip_call(c + 4 * r * c_stride, c_stride, _offset(begin, r * begin_stride),
+            _strip_call(c + 4 * r * c_stride, c_stride, offset(begin, r * begin_stride),
                         begin_stride, part, part_row, part_k, b + 4 * first * b_k, b_k, b_column,
                         count, deep, columns, most, packed, np.int64(kept), then, then_stride,
                         then_rows, max(then_columns, 1))

@@ -7,7 +7,7 @@ instruction on LANES numbers; with arrays it is numpy's.
 import numpy as np
 from llvmlite import ir
 
-from .vectors import BITS, FLOAT, LANES, VECTORS, call, constant
+from .vectors import BITS, FLOAT, LANES, VECTORS, call, constant, pair
 
 
 class Vector:
@@ -64,6 +64,12 @@ def fma(x, y, z):
     if not isinstance(x, Vector) or VECTORS is None:
         return x * y + z
     return x.call("fma", *(v if isinstance(v, Vector) else x._constant(v) for v in (y, z)))
+
+
+def paired(low, high):
+    """Two numbers as bfloat16, in the bits of one. Compiled alone."""
+    high = high if isinstance(high, Vector) else low._constant(high)
+    return Vector(low.builder, pair(low.builder, low.value, high.value))
 
 
 def maximum(x, y):

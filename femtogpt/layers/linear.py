@@ -3,6 +3,8 @@
     out = x weight + bias
 
     dx = dout weight^T     dweight = x^T dout     dbias = sum of dout's rows
+
+bfloat16: what the products multiply, as in matmul.py.
 """
 
 from .matmul import matmul, matmul_add, matmul_bias
@@ -11,21 +13,21 @@ from .rows import add_row
 
 
 @kernel
-def linear_forward(out, x, weight, bias):
+def linear_forward(out, x, weight, bias, bfloat16=None):
     """Overwrites out."""
     # out: (N, O)   x: (N, I)   weight: (I, O)   bias: (O,) or None
     if bias is None:
-        matmul(out, x, weight)
+        matmul(out, x, weight, bfloat16)
     else:
-        matmul_bias(out, x, weight, bias)
+        matmul_bias(out, x, weight, bias, bfloat16)
 
 
 @kernel
-def linear_backward(dx, dweight, dbias, dout, x, weight):
+def linear_backward(dx, dweight, dbias, dout, x, weight, bfloat16=None):
     """Overwrites dx; adds to dweight, and to dbias unless that is None."""
     # dx, x: (N, I)   dweight, weight: (I, O)   dbias: (O,) or None   dout: (N, O)
-    matmul(dx, dout, weight.T)
-    matmul_add(dweight, x.T, dout)
+    matmul(dx, dout, weight.T, bfloat16)
+    matmul_add(dweight, x.T, dout, bfloat16)
     if dbias is not None:
         for n in range(dout.shape[0]):
             add_row(dbias, dbias, dout[n], dbias.size)

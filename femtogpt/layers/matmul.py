@@ -2,7 +2,7 @@
 
 All arguments are two-dimensional views of one type with any strides (a and b may
 be transposed: pass x.T), out with contiguous rows. Layers call the functions
-below and nothing else.
+below and nothing else. bfloat16: a and b are rounded to that first (precision.py).
 """
 
 import numpy as np
@@ -15,21 +15,21 @@ from .vectors import LANES, VECTORS, address_of
 
 
 @kernel
-def matmul(out, a, b):
+def matmul(out, a, b, bfloat16=None):
     """out = a @ b. out: (N, M), a: (N, K), b: (K, M)."""
-    _product(out, a, b, None)
+    _product(out, a, b, None, bfloat16)
 
 
 @kernel
-def matmul_add(out, a, b):
+def matmul_add(out, a, b, bfloat16=None):
     """out += a @ b. out: (N, M), a: (N, K), b: (K, M)."""
-    _product(out, a, b, out)
+    _product(out, a, b, out, bfloat16)
 
 
 @kernel
-def matmul_bias(out, a, b, bias):
+def matmul_bias(out, a, b, bias, bfloat16=None):
     """out = a @ b + bias. out: (N, M), a: (N, K), b: (K, M), bias: (M,)."""
-    _product(out, a, b, bias)
+    _product(out, a, b, bias, bfloat16)
 
 
 @kernel
@@ -43,10 +43,17 @@ def symmetric_matmul(out, a, b):
             transpose(out[j:end, end:], out[end:, j:end])
 
 
-def _product(out, a, b, start):
+def _product(out, a, b, start, bfloat16):
     """out = start + a @ b, where start is None, out itself or a row to repeat."""
-    product = a @ b
+    product = a @ b if bfloat16 is None else rounded(a) @ rounded(b)
     out[...] = product if start is None else start + product
+
+
+def rounded(x):
+    """x rounded to bfloat16, half to even. float32."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    bits = bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000
+    return bits.astype(np.uint32).view(np.float32)
 
 
 def transpose(out, x):
@@ -55,23 +62,26 @@ def transpose(out, x):
 
 
 @overload(_product, jit_options=OPTIONS)
-def _product_compiled(out, a, b, start):
-    is_none = start in (None, types.none)
+def _product_compiled(out, a, b, start, bfloat16):
     if out.dtype == types.float32 and VECTORS is not None:
-        def by_tiles(out, a, b, start):
+        product = tiled
+        if bfloat16 is types.boolean:
+            from .bfloat16 import paired as product
+
+        def by_tiles(out, a, b, start, bfloat16):
             begin, begin_stride = _start(start)
-            tiled(address_of(out), out.strides[0] // 4, begin, begin_stride,
-                  address_of(a), a.strides[0] // 4, a.strides[1] // 4,
-                  address_of(b), b.strides[0] // 4, b.strides[1] // 4,
-                  a.shape[0], a.shape[1], b.shape[1])
+            product(address_of(out), out.strides[0] // 4, begin, begin_stride,
+                    address_of(a), a.strides[0] // 4, a.strides[1] // 4,
+                    address_of(b), b.strides[0] // 4, b.strides[1] // 4,
+                    a.shape[0], a.shape[1], b.shape[1])
 
         return by_tiles
     # numba's np.dot (BLAS) wants contiguous arrays.
-    if is_none:
-        def through_blas(out, a, b, start):
+    if start in (None, types.none):
+        def through_blas(out, a, b, start, bfloat16):
             out[:, :] = np.dot(np.ascontiguousarray(a), np.ascontiguousarray(b))
     else:
-        def through_blas(out, a, b, start):
+        def through_blas(out, a, b, start, bfloat16):
             out[:, :] = start + np.dot(np.ascontiguousarray(a), np.ascontiguousarray(b))
     return through_blas
 

@@ -62,10 +62,10 @@ def _only_ours(folder):
 CACHE_FOLDER = _cache_folder()
 
 
-def is_compiled(kernels):
+def is_compiled(kernels, versions=1):
     """Whether the folder has some of them: "model.*" of a module, "attention.attention_backward-*"
-    of one kernel, with the package before it, "layers_*/"."""
-    return any(CACHE_FOLDER.glob(f"{kernels}.nbi"))
+    of one kernel, with the package before it, "layers_*/". versions: for so many types."""
+    return len(list(CACHE_FOLDER.glob(f"{kernels}.nbc"))) >= versions
 
 
 @contextlib.contextmanager
@@ -116,7 +116,7 @@ def standalone(function):
     options = {**OPTIONS, "cache": CACHE_FOLDER is not None}
     with _numba_cache_in(CACHE_FOLDER):
         compiled = numba.cfunc(types.void(*[types.int64] * count), **options)(function)
-    symbol = f"femtogpt_{function.__name__}"
+    symbol = f"{function.__module__}.{function.__name__}"
     llvm.add_symbol(symbol, compiled.address)
 
     def typing(typingctx, *arguments):

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .formulas import Vector, exp, maximum
+from .formulas import Vector, exp, maximum, paired
 from .vectors import (
     EVERY,
     FLOAT,
@@ -213,6 +213,18 @@ def dot_row(x, y):
 def copy_row(x):
     """out = x."""
     return x
+
+
+@row_function(outputs=1, inputs=2)
+def pair_row(low, high):
+    """Pairs of bfloat16 in each number's bits, only for the products of them (bfloat16.py)."""
+    return paired(low, high)
+
+
+@row_function(outputs=1, inputs=1)
+def lone_row(low):
+    """Pairs of bfloat16 whose second is zero."""
+    return paired(low, 0.0)
 
 
 @row_function(outputs=1, inputs=0, scalars=1)

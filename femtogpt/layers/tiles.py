@@ -8,7 +8,6 @@ trains (64 to 192) they beat calling BLAS.
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from .vectors import (
     BITS,
@@ -17,18 +16,21 @@ from .vectors import (
     I64,
     INDICES,
     LANES,
+    MASK,
     VECTOR,
     constant,
+    dot_pairs,
     emit_fetch,
     fma,
     load,
+    pair,
     positional_intrinsic,
     splat,
     store,
 )
 
 
-def make_tile(rows, columns, fetches=False):
+def make_tile(rows, columns, fetches=False, pairs=False):
     """An intrinsic tile(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, k, last).
 
     c[r, :] = start[r, :] + sum over k of a[r, k] * b[k, :] for `rows` rows and
@@ -40,7 +42,10 @@ def make_tile(rows, columns, fetches=False):
     of as many vectors that will soon be read, and of rows that will be written. With the first
     and each `every` of the sum's steps a row of both is fetched, so that it costs nothing: many
     at once would wait for each other. (Without, F takes 3 to 4% longer, E 2%: Xeon.)
+
+    With pairs each number of a and b is a pair of bfloat16 (pair, dot_pairs), each k two products.
     """
+    multiply_add = dot_pairs if pairs else fma
     cells = [(r, j) for r in range(rows) for j in range(columns)]
 
     def codegen(context, builder, signature, arguments):
@@ -108,7 +113,7 @@ def make_tile(rows, columns, fetches=False):
             address = builder.inttoptr(builder.add(a_rows[r], a_offset), FLOAT.as_pointer())
             a_value = splat(builder, builder.load(address, align=4), VECTOR)
             for j in range(columns):
-                new[r, j] = fma(builder, a_value, b_row[j], sums[r, j])
+                new[r, j] = multiply_add(builder, a_value, b_row[j], sums[r, j])
         following = [builder.add(k, I64(1)), builder.add(a_offset, builder.shl(a_k, I64(2))),
                      builder.add(b_at, builder.shl(b_k, I64(2))), *new.values()]
         for phi, initial, next_one in zip((k, a_offset, b_at, *sums.values()), begun, following,
@@ -141,28 +146,39 @@ def make_tile(rows, columns, fetches=False):
     return positional_intrinsic(tile, "tile", count)
 
 
-@intrinsic
-def turn_tile(typingctx, out, out_stride, x, x_stride, rows, columns):
-    """out[c, r] = x[r, c] for at most LANES rows and columns. Addresses, strides as above.
+def make_turn(pairs=False):
+    """An intrinsic turn(out, out_stride, x, x_stride, rows, columns): out[c, r] = x[r, c] for at
+    most LANES rows and columns. Addresses, strides as above.
+
+    With pairs there are three more, high, high_rows and high_columns, and it turns the pairs of x
+    and high, of the same stride, beyond whose rows and columns there are zeros.
 
     Step d of log2(LANES) exchanges, between each two vectors d apart, every other d lanes.
     """
 
     def codegen(context, builder, signature, arguments):
-        out, out_stride, x, x_stride, rows, columns = arguments
+        out, out_stride, x, x_stride, rows, columns, *other = arguments
         lanes = ir.Constant(INDICES, list(range(LANES)))
-        inside = [builder.icmp_signed("<", lanes, splat(builder, n, INDICES))
-                  for n in (columns, rows)]
-        nothing = ir.Constant(inside[0].type, None)
+        nothing = ir.Constant(MASK, None)
 
         def place(base, stride, r):
             return builder.add(base, builder.shl(builder.mul(stride, I64(r)), I64(2)))
 
-        def mask(r, count, inside):
-            return builder.select(builder.icmp_signed("<", I64(r), count), inside, nothing)
+        def first(count):
+            return builder.icmp_signed("<", lanes, splat(builder, count, INDICES))
 
-        v = [load(builder, place(x, x_stride, r), I64(0), mask(r, rows, inside[0]), constant(0))
-             for r in range(LANES)]
+        def masks(rows, columns):
+            inside = first(columns)
+            return [builder.select(builder.icmp_signed("<", I64(r), rows), inside, nothing)
+                    for r in range(LANES)]
+
+        def vectors(x, rows, columns):
+            return [load(builder, place(x, x_stride, r), I64(0), mask, constant(0))
+                    for r, mask in enumerate(masks(rows, columns))]
+
+        v = vectors(x, rows, columns)
+        if pairs:
+            v = [pair(builder, a, b) for a, b in zip(v, vectors(*other), strict=True)]
         d = 1
         while d < LANES:
             low = [i if not i & d else LANES + i - d for i in range(LANES)]
@@ -173,8 +189,13 @@ def turn_tile(typingctx, out, out_stride, x, x_stride, rows, columns):
                     for to, order in ((r, low), (r + d, high)):
                         new[to] = builder.shuffle_vector(v[r], v[r + d], ir.Constant(BITS, order))
             v, d = new, 2 * d
-        for c in range(LANES):
-            store(builder, place(out, out_stride, c), I64(0), mask(c, columns, inside[1]), v[c])
+        for c, mask in enumerate(masks(columns, rows)):
+            store(builder, place(out, out_stride, c), I64(0), mask, v[c])
         return context.get_dummy_value()
 
-    return types.none(*[types.int64] * 6), codegen
+    count = 9 if pairs else 6
+
+    def turn(typingctx, *arguments):
+        return types.none(*[types.int64] * count), codegen
+
+    return positional_intrinsic(turn, "turn", count)

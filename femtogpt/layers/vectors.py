@@ -55,6 +55,8 @@ def detect():
 
 
 VECTORS = detect()
+# Whether it multiplies pairs of bfloat16 (dot_pairs).
+HAS_BFLOAT16 = VECTORS is AVX512 and bool(llvm.get_host_cpu_features().get("avx512bf16"))
 
 
 @intrinsic
@@ -86,6 +88,16 @@ LANES = VECTORS.lanes if VECTORS else 4
 VECTOR, BITS = ir.VectorType(FLOAT, LANES), ir.VectorType(I32, LANES)
 MASK, INDICES = ir.VectorType(ir.IntType(1), LANES), ir.VectorType(I64, LANES)
 EVERY = ir.Constant(MASK, [1] * LANES)
+
+
+class _BFloat16(ir.Type):
+    """LLVM's bfloat, of which llvmlite knows nothing: a float32's first 16 bits."""
+
+    def _to_string(self):
+        return "bfloat"
+
+
+HALVES, PAIRS = ir.VectorType(_BFloat16(), LANES), ir.VectorType(_BFloat16(), 2 * LANES)
 
 
 def positional_intrinsic(typing, name, count):
@@ -147,6 +159,23 @@ def call(builder, name, result, *arguments):
 def fma(builder, x, y, z):
     """x y + z, rounded once."""
     return call(builder, "fma", x.type, x, y, z)
+
+
+def pair(builder, low, high):
+    """Both vectors rounded to bfloat16: in each lane's 32 bits one of low, above it one of high."""
+    short = ir.VectorType(ir.IntType(16), LANES)
+    low, high = (builder.zext(builder.bitcast(builder.fptrunc(x, HALVES), short), BITS)
+                 for x in (low, high))
+    high = builder.shl(high, ir.Constant(BITS, [16] * LANES))
+    return builder.bitcast(builder.or_(low, high), VECTOR)
+
+
+def dot_pairs(builder, x, y, z):
+    """z and, in each lane, the two products of a pair of x and one of y."""
+    function = ir.FunctionType(VECTOR, [VECTOR, PAIRS, PAIRS])
+    name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * LANES}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name),
+                        [z, builder.bitcast(x, PAIRS), builder.bitcast(y, PAIRS)])
 
 
 def reduce(builder, combine, vector):
