@@ -148,7 +148,8 @@ of_bfloat16 = pytest.mark.skipif(COMPILED and not HAS_BFLOAT16,
 def test_products_of_bfloat16(layouts):
     """What is rounded is multiplied exactly, and sums are float32's."""
     flag = precision.use("bf16")
-    sizes = [*SIZES, (50, 801, 20), (500, 700, 30), (400, 700, 230)] if COMPILED else SIZES  # two blocks of k, of a
+    # Of k two blocks, of a two, of these and of b two.
+    sizes = [*SIZES, *[(50, 801, 20), (500, 700, 30), (400, 700, 230)] * COMPILED]
     for N, K, M in sizes:
         a = strided(normal(N, K).astype(np.float32), layouts[0])
         b = strided(normal(K, M, seed=1).astype(np.float32), layouts[1])
