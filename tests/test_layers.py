@@ -14,7 +14,7 @@ import pytest
 from gradients import check
 
 from femtogpt.layers import attention as attention_layer
-from femtogpt.layers.attention import attention_backward, attention_forward, panel_shape
+from femtogpt.layers.attention import attention_backward, attention_forward, panels_shape
 from femtogpt.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from femtogpt.layers.dropout import dropout_backward, dropout_forward
 from femtogpt.layers.embedding import embedding_backward, embedding_forward, sinusoids
@@ -153,7 +153,7 @@ def rotary(N, T, num_heads, hs):
 
 def attention_space(B, T, num_heads, hs, like):
     """out, e and inverse, all NaN."""
-    shapes = (B * T, num_heads * hs), panel_shape(T, B, num_heads), (B, num_heads, T)
+    shapes = (B * T, num_heads * hs), panels_shape(T, B, num_heads), (B, num_heads, T)
     return [nans(shape, like) for shape in shapes]
 
 

@@ -32,12 +32,28 @@ W = 16
 KEPT_TOKENS = 256  # up to here forward keeps e for backward; above, backward makes it again
 
 
-def panel_shape(num_tokens, sequences, num_heads):
-    """The shape of attention's e: (B, NH, panels, T, W), or (1, 1, 1, T, W), one panel to
-    be used over and over, where T is above KEPT_TOKENS."""
+def panels_shape(num_tokens, sequences, num_heads):
+    """The shape of attention's e: (B, NH, rows of a head's panels, W), or (1, 1, T, W), one panel
+    to be used over and over, where T is above KEPT_TOKENS."""
     if num_tokens > KEPT_TOKENS:
-        return 1, 1, 1, num_tokens, W
-    return sequences, num_heads, -(-num_tokens // W), num_tokens, W
+        return 1, 1, num_tokens, W
+    return sequences, num_heads, rows_before(num_tokens) + num_tokens, W
+
+
+@inlined
+def rows_before(end):
+    """Rows of a head's panels before the one that ends there: each has W more than its last."""
+    number = (end - 1) // W
+    return number * (number + 1) // 2 * W
+
+
+@inlined
+def panel_of(e, b, h, end, kept):
+    """The panel of a head's queries up to end, (end, W)."""
+    if not kept:
+        return e[0, 0, :end]
+    first = rows_before(end)
+    return e[b, h, first : first + end]
 
 
 @column_function(totals=["max"])
@@ -71,10 +87,10 @@ def causal_exp(e, total, turned, q, k, first, scale):
 
     Keys after a query count nothing: their e is zero. turned: space, (hs, W).
     """
-    end, width = k.shape[0], e.shape[1]
+    end, width = e.shape
     most = np.empty(width, e.dtype)
     transpose(turned[:, : q.shape[0]], q)
-    matmul(e[:end], k, turned)
+    matmul(e, k, turned)
     for j in range(first + 1, end):
         fill_row(e[j], j - first, -np.inf)
     largest_down(most, e, end, width)
@@ -84,9 +100,9 @@ def causal_exp(e, total, turned, q, k, first, scale):
 @kernel
 def attention_forward(out, e, inverse, qkv, rate, keys):
     """Overwrites out, e and inverse. rate: dropout's; keys: one a sequence, below 2^32."""
-    # out: (B T, C)   e: panel_shape   inverse: (B, NH, T)   qkv: (B T, 3C)   keys: (B,) uint64
+    # out: (B T, C)   e: panels_shape   inverse: (B, NH, T)   qkv: (B T, 3C)   keys: (B,) uint64
     B, NH, T = inverse.shape
-    kept = e.shape[2] * W >= T
+    kept = e.size >= B * NH * (rows_before(T) + T) * W
     C = out.shape[1]
     hs = C // NH
     scale = 1 / math.sqrt(hs)
@@ -101,12 +117,12 @@ def attention_forward(out, e, inverse, qkv, rate, keys):
             o = orows[:, h * hs : (h + 1) * hs]
             for i in range(0, T, W):
                 end = min(i + W, T)
-                panel = e[b, h, i // W] if kept else e[0, 0, 0]
+                panel = panel_of(e, b, h, end, kept)
                 causal_exp(panel, total, turned, q[i:end], k[:end], i, scale)
                 if rate > 0:
                     drop(dropped, panel, end, rate, keys[b], panel_number(T, h, i))
-                    panel = dropped
-                matmul(turned, v[:end].T, panel[:end])
+                    panel = dropped[:end]
+                matmul(turned, v[:end].T, panel)
                 transpose(o[i:end], turned[:, : end - i])
                 for t in range(i, end):
                     inverse[b, h, t] = 1 / total[t - i]
@@ -118,7 +134,7 @@ def attention_backward(dqkv, dout, e, inverse, qkv, rate, keys):
     """Overwrites dqkv."""
     # dqkv, qkv: (B T, 3C)   dout: (B T, C)   e, inverse, keys: as forward's
     B, NH, T = inverse.shape
-    kept = e.shape[2] * W >= T
+    kept = e.size >= B * NH * (rows_before(T) + T) * W
     C = dout.shape[1]
     hs = C // NH
     scale = 1 / math.sqrt(hs)
@@ -139,7 +155,7 @@ def attention_backward(dqkv, dout, e, inverse, qkv, rate, keys):
             for i in range((T - 1) // W * W, -1, -W):
                 end = min(i + W, T)
                 number = panel_number(T, h, i)
-                panel = e[b, h, i // W] if kept else e[0, 0, 0]
+                panel = panel_of(e, b, h, end, kept)
                 if not kept:
                     causal_exp(panel, total, turned, q[i:end], k[:end], i, scale)
                 for t in range(i, end):
@@ -149,9 +165,9 @@ def attention_backward(dqkv, dout, e, inverse, qkv, rate, keys):
                 weights = panel
                 if rate > 0:
                     drop(dropped, panel, end, rate, keys[b], number)
-                    weights = dropped
+                    weights = dropped[:end]
                     dropout_backward(dp[:end].ravel(), rate, keys[b], number)
-                accumulate(dv[:end], weights[:end, : end - i], scaled[: end - i], end == T)
+                accumulate(dv[:end], weights[:, : end - i], scaled[: end - i], end == T)
                 dot_down(total, panel, dp, end, W)
                 for t in range(i, end):
                     total[t - i] *= inverse[b, h, t]
