@@ -21,6 +21,7 @@ from contestants import Sgemm, make, milliseconds
 from steps import CONFIGURATIONS, flops
 
 from femtogpt import model
+from femtogpt.layers.precision import use
 from femtogpt.machine import available_processors
 from femtogpt.model import allocate_activations, constants, initial_parameters
 from femtogpt.tensors import views
@@ -51,7 +52,7 @@ def clocked():
     return names["loss_and_some_gradients"], seconds
 
 
-def one_micro_batch(name, seconds):
+def one_micro_batch(name, seconds, precision="float32"):
     """Milliseconds of a micro-batch by function, and as one compiled call, one thread."""
     ours = make("ours", 1, CONFIGURATIONS[name], "adamw")
     config, sequences = ours.config, ours.engine.micro_batch
@@ -60,7 +61,8 @@ def one_micro_batch(name, seconds):
     parameters = initial_parameters(config, 1)
     g, p = views(np.zeros_like(parameters), config), views(parameters, config)
     arguments = (g, allocate_activations(config, sequences), p, tokens, targets,
-                 constants(config), 1e-3, 0.0, np.arange(sequences, dtype=np.uint64))
+                 constants(config, bfloat16=use(precision)), 1e-3, 0.0,
+                 np.arange(sequences, dtype=np.uint64))
     by_python, clocks = clocked()
     whole, parts, until = [], [], time.perf_counter() + seconds
     while time.perf_counter() < until or len(whole) < 8:
@@ -76,9 +78,9 @@ def one_micro_batch(name, seconds):
             "compiled_ms": compiled, "share_of_one_core": share}
 
 
-def whole_steps(name, threads, optimizer, seconds):
+def whole_steps(name, threads, optimizer, seconds, precision):
     """Milliseconds of a step's parts on all threads."""
-    ours = make("ours", threads, CONFIGURATIONS[name], optimizer)
+    ours = make("ours", threads, CONFIGURATIONS[name], optimizer, precision)
     engine, clocks = ours.engine, defaultdict(float)
     parts, until = [], time.perf_counter() + seconds
     original = engine.map
@@ -117,17 +119,21 @@ def main():
     parser.add_argument("configurations", nargs="*", default=list("AEF"))
     parser.add_argument("--threads", type=int, default=available_processors())
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--seconds", type=float, default=5, help="for each measurement")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if not options.json:
-        print(f"{machine()}, {options.threads} threads, {options.optimizer}")
+        print(f"{machine()}, {options.threads} threads, {options.optimizer}, "
+              f"{options.precision}")
     for name in options.configurations:
-        one = one_micro_batch(name, options.seconds)
-        steps = whole_steps(name, options.threads, options.optimizer, options.seconds)
+        one = one_micro_batch(name, options.seconds, options.precision)
+        steps = whole_steps(name, options.threads, options.optimizer, options.seconds,
+                            options.precision)
         if options.json:
             print(json.dumps({"configuration": name, "machine": machine(), "micro_batch": one,
-                              "threads": options.threads, "step_ms": steps}), flush=True)
+                              "threads": options.threads, "precision": options.precision,
+                              "step_ms": steps}), flush=True)
             continue
         print(f"\n{name}: a micro-batch of {one['positions']} positions, one thread, ms")
         for function, ms in sorted(one["functions_ms"].items(), key=lambda item: -item[1]):
