@@ -67,7 +67,7 @@ def one_micro_batch(name, seconds, precision="float32"):
     whole, parts, until = [], [], time.perf_counter() + seconds
     while time.perf_counter() < until or len(whole) < 8:
         clocks.clear()
-        by_python(*arguments, config.num_layers, 0)
+        by_python(*arguments, config.num_layers, 0, False)
         parts.append(dict(clocks))
         whole.append(milliseconds(lambda: model.loss_and_gradients(*arguments)))
     middle = {key: 1e3 * float(np.median([part[key] for part in parts[3:]])) for key in parts[0]}

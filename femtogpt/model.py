@@ -158,17 +158,18 @@ def block_forward(a, p, l, k, rate, sequence_keys):
 
 
 @inlined
-def block_backward(g, a, p, l, k, rate, sequence_keys):
-    """Block l: a.dx, the gradient of a.x[2 l + 2], becomes that of a.x[2 l]. Adds to g."""
+def block_backward(g, a, p, l, k, rate, sequence_keys, fresh):
+    """Block l: a.dx, the gradient of a.x[2 l + 2], becomes that of a.x[2 l]. Adds to g;
+    fresh: overwrites the matrices there."""
     N = a.x.shape[1]
     rows = N // sequence_keys.size  # T
 
     # x += mlp(norm(x))
     linear_backward(a.dgelu, g.down_weight[l], g.down_bias[l],
-                    a.dx, a.gelu[l], p.down_weight[l], k.bfloat16)
+                    a.dx, a.gelu[l], p.down_weight[l], fresh, k.bfloat16)
     gelu_backward(a.dgelu, a.slope[l])
     linear_backward(a.dnorm, g.up_weight[l], g.up_bias[l],
-                    a.dgelu, a.norm[2 * l + 1], p.up_weight[l], k.bfloat16)
+                    a.dgelu, a.norm[2 * l + 1], p.up_weight[l], fresh, k.bfloat16)
     if k.normalised_residual:
         move(a.dnorm, a.dx)
     norm_backward(a.dx, g.mlp_norm_gain[l], g.mlp_norm_bias[l], a.dnorm,
@@ -182,13 +183,13 @@ def block_backward(g, a, p, l, k, rate, sequence_keys):
             branch = a.branch[b * rows : (b + 1) * rows].reshape(-1)
             dropout_backward(branch, rate, a.keys[b], 0)
     linear_backward(a.dnorm, g.projection_weight[l], g.projection_bias[l],
-                    a.branch, a.attention[l], p.projection_weight[l], k.bfloat16)
+                    a.branch, a.attention[l], p.projection_weight[l], fresh, k.bfloat16)
     draw_keys(a.keys, sequence_keys, 2 * l)
     attention_backward(a.dqkv, a.dnorm, a.e[l], a.inverse[l], a.qkv[l], rate, a.keys)
     if k.turns.shape[1] > 0:
         rotary_backward(a.dqkv, k.turns, k.num_heads)
     linear_backward(a.dnorm, g.query_key_value_weight[l], None,
-                    a.dqkv, a.norm[2 * l], p.query_key_value_weight[l], k.bfloat16)
+                    a.dqkv, a.norm[2 * l], p.query_key_value_weight[l], fresh, k.bfloat16)
     if k.normalised_residual:
         move(a.dnorm, a.dx)
     norm_backward(a.dx, g.attention_norm_gain[l], g.attention_norm_bias[l], a.dnorm,
@@ -211,7 +212,7 @@ def head_backward(g, a, p, targets, k, first, last, scale):
     logits = a.logits[:N]
     cross_entropy_backward(logits, logits, targets[first:last], scale)
     linear_backward(a.dnorm[first:last], g.head_weight, g.head_bias,
-                    logits, a.norm[2 * L, first:last], p.head_weight, k.bfloat16)
+                    logits, a.norm[2 * L, first:last], p.head_weight, False, k.bfloat16)
 
 
 @inlined
@@ -227,7 +228,7 @@ def model_forward(a, p, tokens, k, rate, sequence_keys):
 
 
 @inlined
-def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom):
+def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh):
     """From a.dnorm, the gradient of a.norm[2 L], to every parameter's. Adds to g.
 
     Of blocks top - 1 down to bottom; L and 0 are all, and what is above and below them.
@@ -238,17 +239,19 @@ def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom):
         norm_backward(a.dx, g.final_norm_gain, g.final_norm_bias, a.dnorm,
                       a.x[2 * L], a.mean[2 * L], a.rstd[2 * L], p.final_norm_gain)
     for l in range(top - 1, bottom - 1, -1):
-        block_backward(g, a, p, l, k, rate, sequence_keys)
+        block_backward(g, a, p, l, k, rate, sequence_keys, fresh)
     if bottom == 0:
         embedding_backward(g.token_embedding, g.position_embedding, a.dx, tokens)
 
 
 @allocation_free
-def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, top, bottom):
+def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, top, bottom,
+                            fresh):
     """loss_and_gradients in parts, each of which goes on from the one before.
 
     top, bottom: it goes back through blocks top - 1 to bottom. With top L the forward and the head
     come first, and it returns the loss (else 0); with bottom 0 the embedding comes last.
+    fresh: the blocks' matrices in g hold nothing yet, and are overwritten.
     """
     N, R, L = tokens.size, a.logits.shape[0], a.qkv.shape[0]
     loss = 0.0
@@ -260,19 +263,20 @@ def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_k
             if scale != 0:
                 head_backward(g, a, p, targets, k, first, last, scale)
     if scale != 0:
-        model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom)
+        model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh)
     return loss
 
 
-def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys):
+def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, fresh=False):
     """The whole pass of a micro-batch: adds scale times the gradients of the summed loss to g.
 
     tokens, targets: (N,) int64, the targets one position later. scale: one over all
     positions of the batch makes it the mean's gradient; 0: the loss alone, g stays as it is.
+    fresh: what g holds of the blocks' matrices is overwritten.
     sequence_keys: (B,) uint64. Returns the sum of the losses in nats, float64.
     """
     return loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys,
-                                   a.qkv.shape[0], 0)
+                                   a.qkv.shape[0], 0, fresh)
 
 
 def summed_loss(a, p, tokens, targets, k, sequence_keys):

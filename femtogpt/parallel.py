@@ -30,7 +30,7 @@ from .model import (
 from .optimizer import BLOCK, sum_shards
 from .ranks import ALONE, cut
 from .reduction import Branches, SumOverRanks
-from .tensors import count_parameters, lined_up, views
+from .tensors import count_adamw_parameters, count_parameters, lined_up, views
 
 
 def micro_batch_tokens(config):
@@ -151,18 +151,19 @@ class Engine:
         scale = 1 / (self.batch_size * self.config.num_tokens)
 
         def compute(shard, row, told):
-            def micro_batch(a, tokens, targets, part, last):
+            def micro_batch(a, tokens, targets, part, first, last):
                 arguments = (self._gradient_views[row], a, p, tokens, targets, self.constants,
                              scale, rate, part)
                 if not (told and last):
-                    return loss_and_gradients(*arguments)
+                    return loss_and_gradients(*arguments, first)
                 losses = []
                 for layer in reversed(range(self.config.num_layers)):
-                    losses.append(loss_and_some_gradients(*arguments, layer + 1, layer))
+                    losses.append(loss_and_some_gradients(*arguments, layer + 1, layer, first))
                     told.ready(self.config.num_layers - 1 - layer)
                 return losses[0]
 
-            self.gradients[row] = 0
+            # Behind these are the blocks' matrices, which are overwritten.
+            self.gradients[row, : count_adamw_parameters(self.config)] = 0
             return self._over_micro_batches(shard, windows, keys, micro_batch)
 
         losses, last_pass = [], self.passes[-1]
@@ -192,7 +193,7 @@ class Engine:
         losses = self.map(
             lambda part: self._over_micro_batches(
                 part, windows, keys,
-                lambda a, tokens, targets, part, _: summed_loss(
+                lambda a, tokens, targets, part, *_: summed_loss(
                     a, p, tokens, targets, self.constants, part),
             ),
             parts[slice(*self.ranks.own(len(parts)))],
@@ -201,8 +202,8 @@ class Engine:
         return sum(losses) / (len(windows) * self.config.num_tokens)
 
     def _over_micro_batches(self, span, windows, keys, function):
-        """The sum of function(activations, tokens, targets, keys, last) over a span's
-        micro-batches; last: whether it is."""
+        """The sum of function(activations, tokens, targets, keys, first, last) over a span's
+        micro-batches; first, last: whether it is."""
         space = self._spaces.get()
         total = 0.0
         try:
@@ -214,7 +215,7 @@ class Engine:
                 part = windows[start : start + count]
                 tokens, targets = part[:, :-1].ravel(), part[:, 1:].ravel()
                 total += function(space, tokens, targets, keys[start : start + count],
-                                  start + count == stop)
+                                  start == span[0], start + count == stop)
                 start += count
         finally:
             self._spaces.put(space)

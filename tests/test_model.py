@@ -193,6 +193,20 @@ def test_the_head_in_parts_gives_the_same(monkeypatch, rows, used):
     np.testing.assert_allclose(other, gradient, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_fresh_gradients_matrices_are_overwritten_and_nothing_else(dtype):
+    config = GPTConfig(**SMALL, recipe="standard")
+    flat, (tokens, targets) = some_parameters(config, dtype), some_tokens(config, 2)
+    _, _, wanted = loss_and_gradient(config, flat, tokens, targets)
+    begun = np.full_like(flat, np.nan)
+    begun[: count_adamw_parameters(config)] = 0
+    activations = allocate_activations(config, 2, dtype)
+    for fresh in (True, False):
+        loss_and_gradients(views(begun, config), activations, views(flat, config), tokens, targets,
+                           constants(config, dtype), 1.0, 0.0, KEYS[:2], fresh)
+    np.testing.assert_allclose(begun, 2 * wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
 def test_dropout_follows_the_sequences_key_and_is_off_in_summed_loss():
     config = GPTConfig(**{**SMALL, "num_tokens": 8})
     flat = some_parameters(config)

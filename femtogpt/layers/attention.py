@@ -22,7 +22,7 @@ import numpy as np
 
 from .dropout import dropout_backward, dropout_forward
 from .formulas import exp
-from .matmul import matmul, matmul_add, transpose
+from .matmul import matmul, matmul_first, transpose
 from .numeric import inlined, kernel
 from .rows import column_function, copy_row, fill_row, scale_row
 
@@ -167,12 +167,12 @@ def attention_backward(dqkv, dout, e, inverse, qkv, rate, keys):
                     drop(dropped, panel, end, rate, keys[b], number)
                     weights = dropped[:end]
                     dropout_backward(dp[:end].ravel(), rate, keys[b], number)
-                accumulate(dv[:end], weights[:, : end - i], scaled[: end - i], end == T)
+                matmul_first(dv[:end], weights[:, : end - i], scaled[: end - i], end == T)
                 dot_down(total, panel, dp, end, W)
                 for t in range(i, end):
                     total[t - i] *= inverse[b, h, t]
                 softmax_gradient_down(dp, panel, dp, total, end, W, scale)
-                accumulate(dk[:end], dp[:end, : end - i], q[i:end], end == T)
+                matmul_first(dk[:end], dp[:end, : end - i], q[i:end], end == T)
                 matmul(turned, k[:end].T, dp[:end])
                 transpose(dq[i:end], turned[:, : end - i])
 
@@ -182,15 +182,6 @@ def panel_number(T, h, i):
     """Dropout's number of the first element of head h's panel from query i on."""
     panels = (T + W - 1) // W
     return (h * panels + i // W) * T * W
-
-
-@inlined
-def accumulate(out, a, b, first):
-    """out = a @ b the first time, later out += a @ b."""
-    if first:
-        matmul(out, a, b)
-    else:
-        matmul_add(out, a, b)
 
 
 @inlined

@@ -7,7 +7,7 @@
 bfloat16: what the products multiply, as in matmul.py.
 """
 
-from .matmul import matmul, matmul_add, matmul_bias
+from .matmul import matmul, matmul_bias, matmul_first
 from .numeric import kernel
 from .rows import add_row
 
@@ -23,11 +23,12 @@ def linear_forward(out, x, weight, bias, bfloat16=None):
 
 
 @kernel
-def linear_backward(dx, dweight, dbias, dout, x, weight, bfloat16=None):
-    """Overwrites dx; adds to dweight, and to dbias unless that is None."""
+def linear_backward(dx, dweight, dbias, dout, x, weight, first=False, bfloat16=None):
+    """Overwrites dx, and dweight if that is the first time; else adds to it. Adds to dbias, unless
+    that is None."""
     # dx, x: (N, I)   dweight, weight: (I, O)   dbias: (O,) or None   dout: (N, O)
     matmul(dx, dout, weight.T, bfloat16)
-    matmul_add(dweight, x.T, dout, bfloat16)
+    matmul_first(dweight, x.T, dout, first, bfloat16)
     if dbias is not None:
         for n in range(dout.shape[0]):
             add_row(dbias, dbias, dout[n], dbias.size)

@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import overload
 
 from .blocks import tiled, turn_call
-from .numeric import OPTIONS, kernel
+from .numeric import OPTIONS, inlined, kernel
 from .vectors import LANES, VECTORS, address_of
 
 
@@ -24,6 +24,15 @@ def matmul(out, a, b, bfloat16=None):
 def matmul_add(out, a, b, bfloat16=None):
     """out += a @ b. out: (N, M), a: (N, K), b: (K, M)."""
     _product(out, a, b, out, bfloat16)
+
+
+@inlined
+def matmul_first(out, a, b, first, bfloat16=None):
+    """out = a @ b the first time, later out += a @ b."""
+    if first:
+        matmul(out, a, b, bfloat16)
+    else:
+        matmul_add(out, a, b, bfloat16)
 
 
 @kernel
