@@ -42,10 +42,12 @@ def micro_batch_tokens(config):
 
 
 def count_shards(config, batch_size):
-    """A power of two: up to 8 for small models, fewer where gradients would fill the memory."""
+    """A power of two: up to 8 for small models, fewer where gradients would fill the memory, or
+    shards be so short that to sum their gradients takes long beside computing them."""
     parameters = count_parameters(config)
     most = 8 if parameters <= 1_000_000 else 4 if parameters <= 16_000_000 else 2
-    wanted = max(1, batch_size * config.num_tokens // (micro_batch_tokens(config) // 2))
+    shortest = 80 if config.embedding_degree < 128 else 160
+    wanted = max(1, batch_size * config.num_tokens // shortest)
     shards = 1
     while 2 * shards <= min(most, wanted, batch_size):
         shards *= 2

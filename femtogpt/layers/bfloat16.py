@@ -10,7 +10,7 @@ The blocks are those of blocks.py, but a too is packed first, as pairs.
 
 import numpy as np
 
-from .blocks import COMPILED, PANEL, ROWS, offset, panel_width
+from .blocks import COMPILED, PANEL, ROWS, offset, panel_width, upcoming
 from .numeric import standalone
 from .rows import lone_row, pair_row
 from .tiles import make_tile, make_turn
@@ -121,15 +121,10 @@ def _strip(c, c_stride, start, start_stride, a, b, b_k, b_column, rows, k, colum
                 i += width
         c_block, begin = c + 4 * j, offset(start, j)
         j += count
-        soon, soon_stride, length, wide = then, then_stride, then_rows, then_columns
-        if j < columns:
-            soon, soon_stride, length, wide = b + 4 * j * b_column, b_k, k, min(columns - j, count)
-            if b_column != 1:
-                soon_stride, length, wide = b_column, wide, k
-        pieces = (wide + PANEL * LANES - 1) // (PANEL * LANES)
-        panels = (count + PANEL * LANES - 1) // (PANEL * LANES)
-        tiles = (rows + ROWS - 1) // ROWS * panels
-        soon_rows = (length * pieces + tiles - 1) // tiles
+        tiles = (rows + ROWS - 1) // ROWS * ((count + PANEL * LANES - 1) // (PANEL * LANES))
+        soon, soon_stride, soon_rows, pieces = upcoming(
+            b + 4 * j * b_column, b_k, b_column, k, min(columns - j, count), tiles, then,
+            then_stride, then_rows, then_columns)
         every = half // max(soon_rows, ROWS) + 1
         number = np.int64(0)
         for r in range(0, rows, ROWS):

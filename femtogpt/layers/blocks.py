@@ -119,10 +119,24 @@ def offset(start, numbers):
     return start + 4 * numbers if start != 0 else start
 
 
+def upcoming(block, b_k, b_column, k, columns, tiles, then, then_stride, then_rows, then_columns):
+    """What so many tiles are to fetch: (where, floats from row to row, rows of each tile, pieces of
+    a panel in a row). It is b's next block (k, columns) or, where none is left, then."""
+    if columns <= 0:
+        where, stride, rows, width = then, then_stride, then_rows, then_columns
+    elif b_column == 1:
+        where, stride, rows, width = block, b_k, k, columns
+    else:
+        where, stride, rows, width = block, b_column, columns, k
+    pieces = (width + PANEL * LANES - 1) // (PANEL * LANES)
+    return where, stride, (rows * pieces + tiles - 1) // tiles, pieces
+
+
 turn_call = standalone(_turn) if COMPILED else None
 if COMPILED:
     panel_width = numba.njit(panel_width, inline="always")
     offset = numba.njit(offset, inline="always")
+    upcoming = numba.njit(upcoming, inline="always")
 
 
 def _pack(packed, b, b_k, b_column, k, columns):
@@ -159,15 +173,10 @@ def _strip(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, ro
         if pack and kept == 0:
             _pack_call(packed, block, b_k, b_column, k, count)
         j += count
-        soon, soon_stride, length, width = then, then_stride, then_rows, then_columns
-        if j < columns:
-            soon, length, width = b + 4 * j * b_column, k, min(columns - j, count)
-            soon_stride = b_k
-            if b_column != 1:
-                soon_stride, length, width = b_column, width, k
-        pieces = (width + PANEL * LANES - 1) // (PANEL * LANES)
         tiles = (rows + ROWS - 1) // ROWS * panels
-        soon_rows = (length * pieces + tiles - 1) // tiles
+        soon, soon_stride, soon_rows, pieces = upcoming(
+            b + 4 * j * b_column, b_k, b_column, k, min(columns - j, count), tiles, then,
+            then_stride, then_rows, then_columns)
         step = rows if panels == 1 else ROWS
         number = np.int64(0)
         for r in range(0, rows, step):
