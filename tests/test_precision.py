@@ -11,10 +11,11 @@ from test_vectors import start
 
 from femtogpt import checkpoint
 from femtogpt.cli import main
+from femtogpt.cli.options import say_if_compiling
 from femtogpt.config import GPTConfig
 from femtogpt.data import draw_batch
 from femtogpt.errors import FemtoError
-from femtogpt.layers import matmul, precision
+from femtogpt.layers import matmul, numeric, precision
 from femtogpt.layers.vectors import HAS_BFLOAT16
 from femtogpt.model import allocate_activations, constants, initial_parameters, loss_and_gradients
 from femtogpt.optimizer import fresh_state, update
@@ -136,3 +137,24 @@ def test_an_unknown_precision_in_a_file_is_refused(folder):
     run = checkpoint.load("model.safetensors").run
     with pytest.raises(FemtoError, match="options that cannot be"):
         Run.from_json(run | {"precision": "int8"})
+
+
+@pytest.mark.parametrize(("files", "told"), [
+    ([], ["float32", "bf16"]),
+    (["femtogpt_1/model.pass-1.py.1.nbc"], ["bf16"]),
+    (["femtogpt_1/model.pass-1.py.1.nbc", "layers_1/bfloat16._strip-1.py.1.nbc"], ["float32"]),
+    (["femtogpt_1/model.pass-1.py.1.nbc", "femtogpt_1/model.pass-1.py.2.nbc",
+      "layers_1/bfloat16._strip-1.py.1.nbc"], []),
+])
+def test_it_says_when_it_compiles_for_a_precision(tmp_path, monkeypatch, capsys, files, told):
+    monkeypatch.setattr(numeric, "CACHE_FOLDER", tmp_path)
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    found = []
+    for name in precision.PRECISIONS:
+        say_if_compiling(precision=name)
+        if "compiling for this machine" in "".join(capsys.readouterr()):
+            found.append(name)
+    assert found == told
