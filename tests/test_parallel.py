@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from femtogpt import parallel
 from femtogpt.config import GPTConfig
 from femtogpt.data import draw_batch
 from femtogpt.model import (
@@ -60,6 +61,24 @@ def test_a_batch_is_that_in_one_go_and_has_the_same_bits_with_any_number_of_thre
     for block, square in enumerate(squares):
         part = gradient[block * BLOCK : (block + 1) * BLOCK].astype(np.float64)
         assert square == pytest.approx(np.sum(part**2), rel=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_large_gradients_wait_for_each_other_to_the_same_bits(threads, monkeypatch):
+    windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 12, 3, 4)
+    results, rows = [], []
+    for large in (10**9, 0):
+        monkeypatch.setattr(parallel, "LARGE", large)
+        with Engine(CONFIG, 12, threads) as engine:
+            assert len(engine.shards) == 8
+            _, sums, squares = engine.loss_and_gradient(parameters(), windows, 0.2, keys)
+            results.append((sums.tobytes(), squares.tobytes()))
+            rows.append(len(engine.gradients))
+            assert memory_to_train(CONFIG, 12, threads) == 150_000_000 + 4 * (
+                (3 + rows[-1]) * count_parameters(CONFIG) + threads * sum(
+                    map(math.prod, activation_shapes(CONFIG, engine.micro_batch))))
+    assert results[0] == results[1]
+    assert rows == [8, {1: 4, 2: 4, 3: 5}[threads]]
 
 
 @pytest.mark.parametrize("batch_size, accumulate", [(1, 5), (4, 3), (12, 4)])
