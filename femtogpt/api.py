@@ -191,8 +191,8 @@ def train(model: GPT, dataset: str | PathLike | list, steps: int | None = None, 
     run; None finishes the run that was cut off, else 100,000. path: where to save, every
     save_every steps or 30 seconds, and at the end; None: nowhere. seconds: end after about this
     long. options: those of `femtogpt train`: dropout, batch_size, accumulate, learning_rate,
-    min_lr, warmup_steps, decay_steps, optimizer, weight_decay, seed, val_fraction, eval_every,
-    patience, on_nan, keep_best.
+    min_lr, warmup_steps, decay_steps, optimizer, precision, weight_decay, seed, val_fraction,
+    eval_every, patience, on_nan, keep_best.
 
     It may be left at any record: the model is whole between steps. A KeyboardInterrupt waits for
     the step to end, so that it is whole then too, and train() without steps goes on from there.
