@@ -33,7 +33,7 @@ from .reduction import Branches, SumOverRanks
 from .tensors import count_adamw_parameters, count_parameters, lined_up, views
 
 # Parameters of a model whose gradients rather wait for each other than lie side by side: E holds 15
-# MB less so, and a step takes no longer (Zen 5).
+# MB less so, and a step takes as long (Zen 5).
 LARGE = 3_000_000
 
 
@@ -41,7 +41,7 @@ def micro_batch_tokens(config):
     """Positions that are worked on at once: enough that fetching the weights is little beside
     using them, few enough that what they leave for the backward stays in the cache. (Half or
     twice as many cost 2 to 9% of a step on two cores of a Zen 4, at widths 64 to 160; on a Zen 5
-    320 cost C 3%, and 160 D and E 2 to 3%.)"""
+    320 cost C 2%, and 160 D and E 2 to 3%.)"""
     return 160 if 12 * config.num_layers * config.embedding_degree**2 < 2_000_000 else 320
 
 

@@ -103,7 +103,7 @@ if HAS_BFLOAT16 and COMPILED:
 
 def _strip(c, c_stride, start, start_stride, a, b, b_k, b_column, rows, k, columns, packed, kept,
            then, then_stride, then_rows, then_columns):
-    """paired, of one block of the sum, with a as pairs. kept: b is one block, packed already.
+    """tiled_pairs, of one block of the sum, with a as pairs. kept: b is one block, packed already.
     then..: a matrix that is read after this, in rows."""
     half = (k + 1) // 2
     j = np.int64(0)
@@ -150,7 +150,8 @@ if HAS_BFLOAT16 and COMPILED:
     _strip = standalone(_strip)
 
 
-def _paired(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns):
+def _tiled_pairs(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k,
+                 columns):
     """c = start + a @ b, a and b rounded to bfloat16. start: as blocks.tiled's."""
     pairs, packed = _packed_a(), _packed_b()
     wide = min(columns, BLOCK * LANES)
@@ -181,4 +182,4 @@ def _paired(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, r
                    max(then_columns, 1))
 
 
-paired = standalone(_paired) if HAS_BFLOAT16 and COMPILED else None
+tiled_pairs = standalone(_tiled_pairs) if HAS_BFLOAT16 and COMPILED else None

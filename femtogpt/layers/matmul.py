@@ -75,7 +75,7 @@ def _product_compiled(out, a, b, start, bfloat16):
     if out.dtype == types.float32 and VECTORS is not None:
         product = tiled
         if bfloat16 is types.boolean:
-            from .bfloat16 import paired as product
+            from .bfloat16 import tiled_pairs as product
 
         def by_tiles(out, a, b, start, bfloat16):
             begin, begin_stride = _start(start)

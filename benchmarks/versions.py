@@ -1,0 +1,64 @@
+"""How long a step takes in two versions of femtogpt, in turns.
+
+    python benchmarks/versions.py 009a878 a581017 F
+
+Commits of this repository, checked out into a temporary folder; each in a process of its own, as in
+steps.py. What a change did, without the machine's own moods.
+"""
+
+import argparse
+import subprocess
+import tempfile
+from pathlib import Path
+
+import contest
+from steps import CONFIGURATIONS
+
+from femtogpt.machine import available_processors
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def check_out(commit, folder):
+    """The folder of a commit's files, below folder."""
+    tree = Path(folder, commit)
+    subprocess.run(["git", "clone", "--quiet", "--no-checkout", REPOSITORY, tree], check=True)
+    subprocess.run(["git", "-C", tree, "checkout", "--quiet", commit], check=True)
+    return str(tree)
+
+
+def measure(trees, shape, threads, seconds, precision="float32"):
+    """(milliseconds, resident MB) of each."""
+    contestants = [contest.Contestant("ours", threads, shape, "adamw", {"PYTHONPATH": tree},
+                                      precision) for tree in trees]
+    try:
+        contest.alternate(contestants, seconds)
+        return [(c.median, c.answer["resident_mb"]) for c in contestants]
+    finally:
+        for contestant in contestants:
+            contestant.close()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("old", help="a commit, from e7b475b on")
+    parser.add_argument("new")
+    parser.add_argument("configurations", nargs="+", choices=CONFIGURATIONS)
+    parser.add_argument("--threads", type=int, default=available_processors())
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
+    parser.add_argument("--seconds", type=float, default=30, help="for each configuration")
+    options = parser.parse_args()
+    print(contest.machine(), "\n")
+    contest.print_heading("", "old ms", "new ms", "new/old", "old MB", "new MB")
+    with tempfile.TemporaryDirectory() as folder:
+        trees = [check_out(commit, folder) for commit in (options.old, options.new)]
+        for name in options.configurations:
+            (old, before), (new, after) = measure(trees, CONFIGURATIONS[name], options.threads,
+                                                  options.seconds, options.precision)
+            memory = (contest.shown(before, ".0f"), contest.shown(after, ".0f"))
+            print(contest.row(name, f"{old:.1f}", f"{new:.1f}", f"{new / old:.3f}", *memory),
+                  flush=True)
+
+
+if __name__ == "__main__":
+    main()
