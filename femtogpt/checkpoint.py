@@ -25,7 +25,7 @@ from .durable import previous_path, replace
 from .errors import FemtoError
 from .looks import looks_from_json
 from .optimizer import OPTIMIZERS, OptimizerState, fresh_state
-from .tensors import MUON_FIELDS, Tensors, count_parameters, lined_up, named
+from .tensors import MUON_FIELDS, Tensors, count_parameters, lined_up_vectors, named
 from .tokenizer import count_marks, tokenizer_from_json
 
 FORMAT_VERSION = 1
@@ -271,7 +271,7 @@ def _read_tensors(file, header, metadata):
         raise FemtoError("its config claims more parameters than the file holds")
     model = Model(
         config, tokenizer_from_json(metadata["tokenizer"]),
-        lined_up(count_parameters(config)), step=metadata["step"],
+        lined_up_vectors(config, 1)[0, : count_parameters(config)], step=metadata["step"],
         history=History([0.0] * lengths[0], [(0, 0.0)] * lengths[1]), run=metadata["run"],
         lineage=metadata["lineage"],
     )

@@ -19,7 +19,7 @@ from .layers.norm import norm_backward, norm_forward
 from .layers.numeric import allocation_free, hash32, inlined
 from .layers.rotary import rotary_backward, rotary_forward, rotary_turns
 from .layers.rows import add_row, copy_row, fill_row
-from .tensors import Tensors, count_parameters, lined_up, views
+from .tensors import Tensors, count_parameters, lined_up, lined_up_vectors, views
 
 # The head works on R positions at once, so that [N, V] need never be whole: R V is about LOGITS
 # (32 MB) at most, unless R would fall below MIN_ROWS. Few rows make many trips through the
@@ -100,7 +100,7 @@ def initial_parameters(config, seed):
     block at first adds nothing. femto: every weight and gain N(0, 0.02), biases zero.
     """
     rng = np.random.Generator(np.random.Philox(key=seed))
-    flat = lined_up(count_parameters(config))
+    flat = lined_up_vectors(config, 1)[0, : count_parameters(config)]
     p = views(flat, config)
     width = config.embedding_degree**-0.5
     if config.recipe == "standard":

@@ -30,7 +30,7 @@ from .model import (
 from .optimizer import BLOCK, sum_shards
 from .ranks import ALONE, cut
 from .reduction import Branches, SumOverRanks
-from .tensors import count_adamw_parameters, count_parameters, lined_up, views
+from .tensors import count_adamw_parameters, count_parameters, lined_up_vectors, views
 
 # Parameters of a model whose gradients rather wait for each other than lie side by side: E holds 15
 # MB less so, and a step takes as long (Zen 5).
@@ -153,8 +153,9 @@ class Engine:
         by BLOCK, all of them.
         """
         if self.gradients is None:
-            self.gradients = lined_up((self._branches.rows, parameters.size))
-            self._gradient_views = [views(g, self.config) for g in self.gradients]
+            self.gradients = lined_up_vectors(self.config, self._branches.rows)
+            self._gradient_views = [views(g[: parameters.size], self.config)
+                                    for g in self.gradients]
             self._squares = np.empty(-(-parameters.size // BLOCK))
         p = views(parameters, self.config)
         scale = 1 / (self.batch_size * self.config.num_tokens)
@@ -188,7 +189,7 @@ class Engine:
             else:
                 self._sum(self.gradients, pairs, self._squares)
         loss = sum(self.ranks.gather(losses, self._branches.shards).tolist()) * scale
-        return loss, self.gradients[0], self._squares
+        return loss, self.gradients[0, : parameters.size], self._squares
 
     def _sum(self, rows, pairs, squares):
         self.map(lambda blocks: sum_shards(rows, pairs, squares, *blocks),

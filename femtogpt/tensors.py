@@ -71,6 +71,16 @@ def lined_up(shape, dtype=np.float32):
     return numbers[skipped : skipped + count].reshape(shape)
 
 
+def lined_up_vectors(config, count):
+    """(count, P and up to 15 more) zeros: vectors of P parameters in whose every one the blocks'
+    matrices begin at a line of the cache, whatever the vocabulary. (Without, F's step takes 1 to
+    2% longer, and by Strassen's products 5%: Zen 5.)"""
+    spare = LINE // 4
+    length = math.ceil(count_parameters(config) / spare) * spare
+    skipped = -count_adamw_parameters(config) % spare
+    return lined_up(skipped + count * length)[skipped:].reshape(count, length)
+
+
 def shape_table(config):
     """The shape of every field for a config: the one table everything else is made from."""
     V, T, C, L = config.vocab_size, config.num_tokens, config.embedding_degree, config.num_layers

@@ -14,6 +14,7 @@ from femtogpt.layers.matmul import (
     transpose,
 )
 from femtogpt.layers.numeric import kernel
+from femtogpt.layers.strassen import pays
 from femtogpt.layers.vectors import HAS_BFLOAT16
 
 COMPILED = not numba.config.DISABLE_JIT
@@ -96,6 +97,39 @@ def test_matmul_add_adds_and_matmul_bias_begins_with_the_bias(dtype):
         out[...] = start
         matmul_add(out, strided(a, "column"), b)  # as linear_backward calls it
         assert_product(out, a, b, start.astype(np.float64))
+
+
+LARGE = [(143, 321, 160), (400, 901, 288)]  # a row, a number of the sum left over; several blocks
+
+
+@pytest.mark.skipif(not COMPILED, reason="numpy's product without compiling")
+@pytest.mark.parametrize("layouts", [("row", "row"), ("row", "column"), ("column", "row"),
+                                     ("column", "column"), ("part", "part")])
+def test_large_products_by_strassen(layouts):
+    """Their errors are not of each sum's numbers but of the largest of a and b: Higham,
+    "Accuracy and stability of numerical algorithms", 23.2.2."""
+    for N, K, M in LARGE:
+        a = strided(normal(N, K).astype(np.float32), layouts[0])
+        b = strided(normal(K, M, seed=1).astype(np.float32), layouts[1])
+        larger = np.full((N + 2, M + 32), 5, np.float32)
+        out = larger[1:-1, 16:-16]
+        assert pays(out.strides[0] // 4, b.strides[1] // 4, N, K, M) or layouts[1] == "column"
+        bias, start = normal(M).astype(np.float32), normal(N, M, seed=2).astype(np.float32)
+        exact = a.astype(np.float64) @ b.astype(np.float64)
+        allowed = 8 * np.finfo(np.float32).eps * np.sqrt(K) * np.abs(a).max() * np.abs(b).max()
+        matmul(out, a, b)
+        assert np.abs(out - exact).max() <= allowed
+        matmul_bias(out, a, b, bias)
+        assert np.abs(out - exact - bias).max() <= allowed
+        out[...] = start
+        matmul_add(out, a, b)
+        assert np.abs(out - exact - start).max() <= allowed
+        a[7, 3] = np.nan
+        matmul(out, a, b)
+        assert np.isnan(out[7]).all()
+        out[...] = 5
+        assert (larger == 5).all()
+    assert pays(out.strides[0] // 4, b.strides[1] // 4, N, K, M)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

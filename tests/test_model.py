@@ -24,6 +24,7 @@ from femtogpt.tensors import (
     count_adamw_parameters,
     count_parameters,
     lined_up,
+    lined_up_vectors,
     named,
     ranges,
     shape_table,
@@ -424,3 +425,14 @@ def test_arrays_begin_at_a_line_of_the_cache(shape, dtype):
     for array in several:
         assert array.ctypes.data % 64 == 0 and array.flags.c_contiguous and array.dtype == dtype
         assert array.shape == np.zeros(shape).shape and not array.any()
+
+
+@pytest.mark.parametrize("vocab_size", [16, 1001, 1002])
+def test_the_blocks_matrices_begin_at_a_line_of_the_cache(vocab_size):
+    config = GPTConfig(**SMALL | {"embedding_degree": 16, "vocab_size": vocab_size})
+    vectors = lined_up_vectors(config, 3)
+    assert len(vectors) == 3 and vectors.flags.c_contiguous and not vectors.any()
+    for flat in (*vectors, initial_parameters(config, 1)):
+        p = views(flat[: count_parameters(config)], config)
+        for field in MUON_FIELDS:
+            assert getattr(p, field).ctypes.data % 64 == 0

@@ -11,6 +11,7 @@ from numba.extending import overload
 
 from .blocks import tiled, turn_call
 from .numeric import OPTIONS, inlined, kernel
+from .strassen import pays, strassen
 from .vectors import LANES, VECTORS, address_of
 
 
@@ -73,16 +74,30 @@ def transpose(out, x):
 @overload(_product, jit_options=OPTIONS)
 def _product_compiled(out, a, b, start, bfloat16):
     if out.dtype == types.float32 and VECTORS is not None:
-        product = tiled
         if bfloat16 is types.boolean:
-            from .bfloat16 import tiled_pairs as product
+            from .bfloat16 import tiled_pairs
+
+            def by_pairs(out, a, b, start, bfloat16):
+                begin, begin_stride = _start(start)
+                tiled_pairs(address_of(out), out.strides[0] // 4, begin, begin_stride,
+                            address_of(a), a.strides[0] // 4, a.strides[1] // 4,
+                            address_of(b), b.strides[0] // 4, b.strides[1] // 4,
+                            a.shape[0], a.shape[1], b.shape[1])
+
+            return by_pairs
 
         def by_tiles(out, a, b, start, bfloat16):
             begin, begin_stride = _start(start)
-            product(address_of(out), out.strides[0] // 4, begin, begin_stride,
-                    address_of(a), a.strides[0] // 4, a.strides[1] // 4,
-                    address_of(b), b.strides[0] // 4, b.strides[1] // 4,
-                    a.shape[0], a.shape[1], b.shape[1])
+            rows, k, columns = a.shape[0], a.shape[1], b.shape[1]
+            c_stride, b_column = out.strides[0] // 4, b.strides[1] // 4
+            if pays(c_stride, b_column, rows, k, columns):
+                strassen(address_of(out), c_stride, begin, begin_stride, address_of(a),
+                         a.strides[0] // 4, a.strides[1] // 4, address_of(b), b.strides[0] // 4,
+                         b_column, rows, k, columns)
+            else:
+                tiled(address_of(out), c_stride, begin, begin_stride, address_of(a),
+                      a.strides[0] // 4, a.strides[1] // 4, address_of(b), b.strides[0] // 4,
+                      b_column, rows, k, columns)
 
         return by_tiles
     # numba's np.dot (BLAS) wants contiguous arrays.

@@ -30,7 +30,7 @@ from .vectors import (
 )
 
 
-def make_tile(rows, columns, fetches=False, pairs=False):
+def make_tile(rows, columns, fetches=False, pairs=False, twice=False):
     """An intrinsic tile(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, k, last).
 
     c[r, :] = start[r, :] + sum over k of a[r, k] * b[k, :] for `rows` rows and
@@ -44,12 +44,19 @@ def make_tile(rows, columns, fetches=False, pairs=False):
     at once would wait for each other. (Without, F takes 3 to 4% longer, E 2%: Xeon.)
 
     With pairs each number of a and b is a pair of bfloat16 (pair, dot_pairs), each k two products.
+
+    With twice, which fetches, the sum goes to two places: c = start + sign * sum, and there are six
+    more arguments: sign, then c, start, start_stride and sign of the other, where c = 0 is none.
+    Of these rows too, as far from c_next as the other from c, are fetched.
     """
     multiply_add = dot_pairs if pairs else fma
     cells = [(r, j) for r in range(rows) for j in range(columns)]
 
     def codegen(context, builder, signature, arguments):
         c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, size, last = arguments[:11]
+        if twice:
+            places = [(c, start, start_stride, arguments[16]), arguments[17:]]
+            start = I64(0)
         zero = constant(0)
         lanes = ir.Constant(INDICES, list(range(LANES)))
         some = builder.icmp_signed("<", lanes, splat(builder, last, INDICES))
@@ -88,7 +95,7 @@ def make_tile(rows, columns, fetches=False, pairs=False):
         states = [(I64, I64(0)), (I64, I64(0)), (I64, b)]
         states += [(VECTOR, first[cell]) for cell in cells]
         if fetches:
-            every, read, read_stride, written, written_stride = arguments[11:]
+            every, read, read_stride, written, written_stride = arguments[11:16]
             states += [(I64, read), (I64, written)]
         begun = []
         for kind, initial in states:
@@ -96,7 +103,10 @@ def make_tile(rows, columns, fetches=False, pairs=False):
             begun[-1].add_incoming(initial, enter)
         stop = size
         if fetches:
-            for address, write in ((begun[-2], 0), (begun[-1], 1)):
+            fetched = [(begun[-2], 0), (begun[-1], 1)]
+            if twice:
+                fetched.append((builder.add(begun[-1], builder.sub(places[1][0], c)), 1))
+            for address, write in fetched:
                 for j in range(columns):
                     emit_fetch(builder, builder.add(address, I64(4 * LANES * j)), write)
             further = [builder.add(begun[-2], read_stride), builder.add(begun[-1], written_stride)]
@@ -134,11 +144,28 @@ def make_tile(rows, columns, fetches=False, pairs=False):
         for cell in cells:
             results[cell].add_incoming(first[cell], enter)
             results[cell].add_incoming(new[cell], after)
-        for r, j in cells:
-            store(builder, place(c, c_stride, r), I64(j * LANES), mask(j), results[r, j])
+
+        def put(c, start, start_stride, sign):
+            sign = splat(builder, builder.sitofp(sign, FLOAT), VECTOR)
+            begins = builder.icmp_signed("!=", start, I64(0))
+            start = builder.select(begins, start, c)  # a load of nothing from nowhere is very slow
+            begins = splat(builder, begins, MASK)
+            for r, j in cells:
+                inside = begins if mask(j) is EVERY else builder.and_(begins, mask(j))
+                old = load(builder, place(start, start_stride, r), I64(j * LANES), inside, zero)
+                store(builder, place(c, c_stride, r), I64(j * LANES), mask(j),
+                      fma(builder, results[r, j], sign, old))
+
+        if twice:
+            put(*places[0])
+            with builder.if_then(builder.icmp_signed("!=", places[1][0], I64(0))):
+                put(*places[1])
+        else:
+            for r, j in cells:
+                store(builder, place(c, c_stride, r), I64(j * LANES), mask(j), results[r, j])
         return context.get_dummy_value()
 
-    count = 16 if fetches else 11
+    count = 21 if twice else 16 if fetches else 11
 
     def tile(typingctx, *arguments):
         return types.none(*[types.int64] * count), codegen
