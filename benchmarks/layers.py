@@ -24,7 +24,7 @@ from femtogpt import model
 from femtogpt.layers.precision import use
 from femtogpt.machine import available_processors
 from femtogpt.model import allocate_activations, constants, initial_parameters
-from femtogpt.tensors import views
+from femtogpt.tensors import lined_up_vectors, views
 
 # What the pass is made of: these are called from Python, everything below them is timed.
 PASSES = ("loss_and_some_gradients", "model_forward", "model_backward", "block_forward",
@@ -59,7 +59,8 @@ def one_micro_batch(name, seconds, precision="float32"):
     N = sequences * config.num_tokens
     tokens, targets = ours.tokens[: 2 * N].reshape(2, N).astype(np.int64)
     parameters = initial_parameters(config, 1)
-    g, p = views(np.zeros_like(parameters), config), views(parameters, config)
+    gradients = lined_up_vectors(config, 1)[0, : parameters.size]
+    g, p = views(gradients, config), views(parameters, config)
     arguments = (g, allocate_activations(config, sequences), p, tokens, targets,
                  constants(config, bfloat16=use(precision)), 1e-3, 0.0,
                  np.arange(sequences, dtype=np.uint64))
@@ -81,7 +82,7 @@ def one_micro_batch(name, seconds, precision="float32"):
 def whole_steps(name, threads, optimizer, seconds, precision):
     """Milliseconds of a step's parts on all threads."""
     ours = make("ours", threads, CONFIGURATIONS[name], optimizer, precision)
-    engine, clocks = ours.engine, defaultdict(float)
+    engine, clocks = ours.engine, []
     parts, until = [], time.perf_counter() + seconds
     original = engine.map
 
@@ -97,7 +98,7 @@ def whole_steps(name, threads, optimizer, seconds, precision):
         before = time.perf_counter()
         results = original(timed, items)
         took = time.perf_counter() - before
-        clocks[len(clocks)] = (took, threads * took - sum(busy))
+        clocks.append((took, threads * took - sum(busy)))
         return results
 
     engine.map = measured_map
@@ -106,9 +107,10 @@ def whole_steps(name, threads, optimizer, seconds, precision):
         before = time.perf_counter()
         ours.step()
         took = time.perf_counter() - before
-        (shards, _), (adding, _), (update, _) = clocks.values()
+        *passes, (update, _) = clocks  # of each pass the shards, then their sum
+        shards, adding = (sum(took for took, _ in passes[kind::2]) for kind in (0, 1))
         parts.append((took, shards, adding, update, took - shards - adding - update,
-                      sum(waiting for _, waiting in clocks.values()) / threads))
+                      sum(waiting for _, waiting in clocks) / threads))
     middle = 1e3 * np.median(parts[3:], axis=0)
     keys = ("step", "shards", "sum", optimizer, "rest", "of this, threads waited")
     return dict(zip(keys, middle.tolist(), strict=True))

@@ -45,8 +45,7 @@ class Activations(NamedTuple):
     mean: np.ndarray  # (2 L + 1, N)
     rstd: np.ndarray  # (2 L + 1, N)
     qkv: np.ndarray  # (L, N, 3C)   queries and keys already turned
-    e: np.ndarray  # (L, *panels_shape)   attention's exponentials
-    inverse: np.ndarray  # (L, B, NH, T)   one over their sums
+    weights: np.ndarray  # (L, *panels_shape)   attention's: how much of each value
     attention: np.ndarray  # (L, N, C)   all heads side by side
     gelu: np.ndarray  # (L, N, 4C)
     slope: np.ndarray  # (L, N, 4C)   of GELU
@@ -78,8 +77,8 @@ def activation_shapes(config, sequences):
     parts = -(-N // max(MIN_ROWS, LOGITS // V))
     return Activations(
         x=(2 * L + 1, N, C), norm=(2 * L + 1, N, C), mean=(2 * L + 1, N), rstd=(2 * L + 1, N),
-        qkv=(L, N, 3 * C), e=(L, *panels_shape(T, sequences, config.num_heads)),
-        inverse=(L, sequences, config.num_heads, T), attention=(L, N, C),
+        qkv=(L, N, 3 * C), weights=(L, *panels_shape(T, sequences, config.num_heads)),
+        attention=(L, N, C),
         gelu=(L, N, 4 * C), slope=(L, N, 4 * C), logits=(-(-N // parts), V),
         branch=(N, C), dx=(N, C), dnorm=(N, C), dqkv=(N, 3 * C), dgelu=(N, 4 * C),
         keys=(sequences,),
@@ -137,7 +136,7 @@ def block_forward(a, p, l, k, rate, sequence_keys):
     if k.turns.shape[1] > 0:
         rotary_forward(a.qkv[l], k.turns, k.num_heads)
     draw_keys(a.keys, sequence_keys, 2 * l)
-    attention_forward(a.attention[l], a.e[l], a.inverse[l], a.qkv[l], rate, a.keys)
+    attention_forward(a.attention[l], a.weights[l], a.qkv[l], k.num_heads, rate, a.keys)
     linear_forward(a.branch, a.attention[l], p.projection_weight[l], p.projection_bias[l],
                    k.bfloat16)
     if rate > 0:
@@ -185,7 +184,7 @@ def block_backward(g, a, p, l, k, rate, sequence_keys, fresh):
     linear_backward(a.dnorm, g.projection_weight[l], g.projection_bias[l],
                     a.branch, a.attention[l], p.projection_weight[l], fresh, k.bfloat16)
     draw_keys(a.keys, sequence_keys, 2 * l)
-    attention_backward(a.dqkv, a.dnorm, a.e[l], a.inverse[l], a.qkv[l], rate, a.keys)
+    attention_backward(a.dqkv, a.dnorm, a.weights[l], a.qkv[l], k.num_heads, rate, a.keys)
     if k.turns.shape[1] > 0:
         rotary_backward(a.dqkv, k.turns, k.num_heads)
     linear_backward(a.dnorm, g.query_key_value_weight[l], None,

@@ -152,8 +152,8 @@ def rotary(N, T, num_heads, hs):
 
 
 def attention_space(B, T, num_heads, hs, like):
-    """out, e and inverse, all NaN."""
-    shapes = (B * T, num_heads * hs), panels_shape(T, B, num_heads), (B, num_heads, T)
+    """out and p, all NaN."""
+    shapes = (B * T, num_heads * hs), panels_shape(T, B, num_heads)
     return [nans(shape, like) for shape in shapes]
 
 
@@ -161,12 +161,12 @@ def attention(B, T, num_heads, hs, rate):
     keys, C = KEYS[:B], num_heads * hs
 
     def forward(i):
-        out, *saved = attention_space(B, T, num_heads, hs, i["qkv"])
-        attention_forward(out, *saved, i["qkv"], rate, keys)
-        return out, saved
+        out, p = attention_space(B, T, num_heads, hs, i["qkv"])
+        attention_forward(out, p, i["qkv"], num_heads, rate, keys)
+        return out, p
 
-    def backward(g, dout, i, saved):
-        attention_backward(g["qkv"], dout, *saved, i["qkv"], rate, keys)
+    def backward(g, dout, i, p):
+        attention_backward(g["qkv"], dout, p, i["qkv"], num_heads, rate, keys)
 
     def reference(i):
         masks = naive.attention_masks(T, num_heads, rate, keys) if rate > 0 else None
@@ -372,17 +372,16 @@ def rotary_turned_the_same_way(g, dout, i, _):
     rotary_forward(g["qkv"], rotary_turns(np.arange(3), 2, 4, 50.0), 2)
 
 
-def attention_without_dropout(g, dout, i, saved):
-    attention_backward(g["qkv"], dout, *saved, i["qkv"], 0.0, KEYS[:2])
+def attention_without_dropout(g, dout, i, p):
+    attention_backward(g["qkv"], dout, p, i["qkv"], 2, 0.0, KEYS[:2])
 
 
-def attention_without_its_sums(g, dout, i, saved):
-    e, inverse = saved
-    attention_backward(g["qkv"], dout, e, np.ones_like(inverse), i["qkv"], 0.3, KEYS[:2])
+def attention_of_other_weights(g, dout, i, p):
+    attention_backward(g["qkv"], dout, 0.9 * p, i["qkv"], 2, 0.3, KEYS[:2])
 
 
-def attention_with_keys_and_values_swapped(g, dout, i, saved):
-    attention_backward(g["qkv"], dout, *saved, i["qkv"], 0.3, KEYS[:2])
+def attention_with_keys_and_values_swapped(g, dout, i, p):
+    attention_backward(g["qkv"], dout, p, i["qkv"], 2, 0.3, KEYS[:2])
     g["qkv"][:, 8:24] = np.roll(g["qkv"][:, 8:24], 8, 1)
 
 
@@ -399,7 +398,7 @@ def cross_entropy_without_the_target(g, dout, i, probabilities):
     (embedding, embedding_of_repeated_tokens_once),
     (rotary, rotary_turned_the_same_way),
     (attention, attention_without_dropout),
-    (attention, attention_without_its_sums),
+    (attention, attention_of_other_weights),
     (attention, attention_with_keys_and_values_swapped),
     (cross_entropy, cross_entropy_without_the_target),
 ])
@@ -553,13 +552,13 @@ def test_rotary_leaves_values_alone_and_turns_back_what_it_turned():
 def test_attention_never_looks_ahead(dtype):
     T, NH, hs = 37, 2, 6
     qkv = normal(T, 3 * NH * hs).astype(dtype)
-    out, *saved = attention_space(1, T, NH, hs, qkv)
-    other, *_ = attention_space(1, T, NH, hs, qkv)
-    attention_forward(out, *saved, qkv, 0.2, KEYS[:1])
+    out, p = attention_space(1, T, NH, hs, qkv)
+    other, _ = attention_space(1, T, NH, hs, qkv)
+    attention_forward(out, p, qkv, NH, 0.2, KEYS[:1])
     for t in (0, 7, 30, 31, 32, 36):
         later = qkv.copy()
         later[t + 1 :] = 100 * normal(T - t - 1, 3 * NH * hs, seed=2)
-        attention_forward(other, *saved, later, 0.2, KEYS[:1])
+        attention_forward(other, p, later, NH, 0.2, KEYS[:1])
         np.testing.assert_array_equal(other[: t + 1], out[: t + 1])
 
 
@@ -570,8 +569,8 @@ def test_attention_of_a_nan_key_is_nan_from_there_on(dtype, sign):
     for at in (0, 4, 31, 33):
         qkv = normal(T, 12).astype(dtype)
         qkv[at, 4] = np.copysign(np.nan, sign)
-        out, *saved = attention_space(1, T, 1, 4, qkv)
-        attention_forward(out, *saved, qkv, 0.0, KEYS[:1])
+        out, p = attention_space(1, T, 1, 4, qkv)
+        attention_forward(out, p, qkv, 1, 0.0, KEYS[:1])
         assert np.isnan(out[at:]).all() and np.isfinite(out[:at]).all()
 
 
@@ -579,23 +578,23 @@ def test_attention_survives_large_numbers():
     qkv = np.zeros((2, 12), np.float32)
     qkv[:, :4], qkv[0, 4:8], qkv[1, 4:8] = 100, 100, -100
     qkv[0, 8:], qkv[1, 8:] = 1, 2
-    out, *saved = attention_space(1, 2, 1, 4, qkv)
-    attention_forward(out, *saved, qkv, 0.0, KEYS[:1])
+    out, p = attention_space(1, 2, 1, 4, qkv)
+    attention_forward(out, p, qkv, 1, 0.0, KEYS[:1])
     np.testing.assert_allclose(out, 1)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_attention_that_keeps_no_exponentials_gives_the_same_bits(dtype, monkeypatch):
+def test_attention_that_keeps_no_weights_gives_the_same_bits(dtype, monkeypatch):
     B, T, NH, hs = 2, 41, 2, 6
     qkv, dout = normal(B * T, 3 * NH * hs).astype(dtype), normal(B * T, NH * hs).astype(dtype)
     results = []
     for kept_tokens in (T, T - 1):
         monkeypatch.setattr(attention_layer, "KEPT_TOKENS", kept_tokens)
-        out, *saved = attention_space(B, T, NH, hs, qkv)
-        attention_forward(out, *saved, qkv, 0.3, KEYS[:B])
+        out, p = attention_space(B, T, NH, hs, qkv)
+        attention_forward(out, p, qkv, NH, 0.3, KEYS[:B])
         dqkv = nans(qkv.shape, qkv)
-        attention_backward(dqkv, dout, *saved, qkv, 0.3, KEYS[:B])
-        results.append((saved[0].size, out, dqkv))
+        attention_backward(dqkv, dout, p, qkv, NH, 0.3, KEYS[:B])
+        results.append((p.size, out, dqkv))
     (kept, out, dqkv), (not_kept, out_2, dqkv_2) = results
     assert not_kept < kept
     np.testing.assert_array_equal(out, out_2)
@@ -605,9 +604,9 @@ def test_attention_that_keeps_no_exponentials_gives_the_same_bits(dtype, monkeyp
 def test_attention_drops_differently_by_head_and_by_key():
     T, hs = 8, 4
     one = np.tile(normal(T, hs), (2, 6))  # q = k = v, the same in both heads and sequences
-    out, *saved = attention_space(2, T, 2, hs, one)
-    attention_forward(out, *saved, one, 0.5, np.array([3, 3], np.uint64))
+    out, p = attention_space(2, T, 2, hs, one)
+    attention_forward(out, p, one, 2, 0.5, np.array([3, 3], np.uint64))
     np.testing.assert_array_equal(out[:T], out[T:])
     assert not np.array_equal(out[:, :hs], out[:, hs:])
-    attention_forward(out, *saved, one, 0.5, np.array([3, 4], np.uint64))
+    attention_forward(out, p, one, 2, 0.5, np.array([3, 4], np.uint64))
     assert not np.array_equal(out[:T], out[T:])

@@ -11,9 +11,6 @@ All matrices of T by T are held turned round, a panel of W queries at a time: a 
 key, its W columns the queries. So softmax and its backward go down columns, with a whole
 vector of queries at each step; a panel ends where its last query may look; and no matrix
 of T by T is needed whole.
-
-A panel keeps e = e^(s / sqrt(hs) - largest) and `inverse`, one over its sum down each
-column: p = e inverse. The factor goes to out and, in backward, to dout, which are smaller.
 """
 
 import math
@@ -21,19 +18,19 @@ import math
 import numpy as np
 
 from .dropout import dropout_backward, dropout_forward
-from .formulas import exp
+from .formulas import exp, where_positive
 from .matmul import matmul, matmul_first, transpose
 from .numeric import inlined, kernel
-from .rows import column_function, copy_row, fill_row, scale_row
+from .rows import column_function, copy_row, invert_row
 
 # Queries in a panel: whole vectors of any processor. Half of a wider panel's last one would
 # be empty at T 80: 32 took 1.1 to 1.3 times as long (Zen 4; at T 256 too).
 W = 16
-KEPT_TOKENS = 256  # up to here forward keeps e for backward; above, backward makes it again
+KEPT_TOKENS = 256  # up to here forward keeps p for backward; above, backward makes it again
 
 
 def panels_shape(num_tokens, sequences, num_heads):
-    """The shape of attention's e: (B, NH, rows of a head's panels, W), or (1, 1, T, W), one panel
+    """The shape of attention's p: (B, NH, rows of a head's panels, W), or (1, 1, T, W), one panel
     to be used over and over, where T is above KEPT_TOKENS."""
     if num_tokens > KEPT_TOKENS:
         return 1, 1, num_tokens, W
@@ -48,12 +45,18 @@ def rows_before(end):
 
 
 @inlined
-def panel_of(e, b, h, end, kept):
+def panel_of(p, b, h, end, kept):
     """The panel of a head's queries up to end, (end, W)."""
     if not kept:
-        return e[0, 0, :end]
+        return p[0, 0, :end]
     first = rows_before(end)
-    return e[b, h, first : first + end]
+    return p[b, h, first : first + end]
+
+
+@column_function(outputs=1, inputs=2)
+def hide(s, seen):
+    """s where seen is 1, else minus infinity."""
+    return where_positive(seen, s, -np.inf)
 
 
 @column_function(totals=["max"])
@@ -69,45 +72,61 @@ def exp_down(s, most, scale):
     return e, e
 
 
+@column_function(outputs=1, lanes=1)
+def scale_down(e, factor):
+    """e times each column's factor."""
+    return e * factor
+
+
 @column_function(inputs=2, totals=["+"])
-def dot_down(e, dp):
-    """The sums of e dp."""
-    return e * dp
+def dot_down(p, dp):
+    """The sums of p dp."""
+    return p * dp
 
 
 @column_function(outputs=1, inputs=2, lanes=1, scalars=1)
-def softmax_gradient_down(e, dp, dot, scale):
-    """ds = scale e (dp - dot)."""
-    return e * (dp - dot) * scale
+def softmax_gradient_down(p, dp, dot, scale):
+    """ds = scale p (dp - dot)."""
+    return p * (dp - dot) * scale
 
 
 @inlined
-def causal_exp(e, total, turned, q, k, first, scale):
-    """A panel of e, and its columns' sums. q: (w, hs), queries first..first + w; k: (end, hs).
+def causal_softmax(p, most, total, turned, seen, q, k, first, scale):
+    """A panel of p. q: (w, hs), queries first..first + w; k: (end, hs).
 
-    Keys after a query count nothing: their e is zero. turned: space, (hs, W).
+    most, total: space, (W,); turned: space, (hs, W), zeros beyond w. seen: last_seen's.
     """
-    end, width = e.shape
-    most = np.empty(width, e.dtype)
+    end, width = p.shape
     transpose(turned[:, : q.shape[0]], q)
-    matmul(e, k, turned)
-    for j in range(first + 1, end):
-        fill_row(e[j], j - first, -np.inf)
-    largest_down(most, e, end, width)
-    exp_down(total, e, e, most, end, width, scale)
+    matmul(p, k, turned)
+    hide(p[first:], p[first:], seen, end - first, width)
+    largest_down(most, p, end, width)
+    exp_down(total, p, p, most, end, width, scale)
+    invert_row(total, total, width)
+    scale_down(p, p, total, end, width)
+
+
+@inlined
+def last_seen(like):
+    """Of a panel's last W keys, which its queries see: 1, else 0. (W, W), of the type of like."""
+    seen = np.zeros((W, W), like.dtype)
+    for j in range(W):
+        for i in range(j, W):
+            seen[j, i] = 1
+    return seen
 
 
 @kernel
-def attention_forward(out, e, inverse, qkv, rate, keys):
-    """Overwrites out, e and inverse. rate: dropout's; keys: one a sequence, below 2^32."""
-    # out: (B T, C)   e: panels_shape   inverse: (B, NH, T)   qkv: (B T, 3C)   keys: (B,) uint64
-    B, NH, T = inverse.shape
-    kept = e.size >= B * NH * (rows_before(T) + T) * W
-    C = out.shape[1]
-    hs = C // NH
+def attention_forward(out, p, qkv, num_heads, rate, keys):
+    """Overwrites out and p. rate: dropout's; keys: one a sequence, below 2^32."""
+    # out: (B T, C)   p: panels_shape   qkv: (B T, 3C)   keys: (B,) uint64
+    B, NH, C = keys.size, num_heads, out.shape[1]
+    T, hs = out.shape[0] // B, C // NH
+    kept = p.size >= B * NH * (rows_before(T) + T) * W
     scale = 1 / math.sqrt(hs)
-    turned, total = np.zeros((hs, W), e.dtype), np.empty(W, e.dtype)
-    dropped = np.empty((T, W), e.dtype)
+    turned = np.zeros((hs, W), p.dtype)
+    most, total = np.empty(W, p.dtype), np.empty(W, p.dtype)
+    dropped, seen = np.empty((T, W), p.dtype), last_seen(p)
     for b in range(B):
         rows, orows = qkv[b * T : (b + 1) * T], out[b * T : (b + 1) * T]
         for h in range(NH):
@@ -117,30 +136,27 @@ def attention_forward(out, e, inverse, qkv, rate, keys):
             o = orows[:, h * hs : (h + 1) * hs]
             for i in range(0, T, W):
                 end = min(i + W, T)
-                panel = panel_of(e, b, h, end, kept)
-                causal_exp(panel, total, turned, q[i:end], k[:end], i, scale)
+                panel = panel_of(p, b, h, end, kept)
+                causal_softmax(panel, most, total, turned, seen, q[i:end], k[:end], i, scale)
                 if rate > 0:
                     drop(dropped, panel, end, rate, keys[b], panel_number(T, h, i))
                     panel = dropped[:end]
                 matmul(turned, v[:end].T, panel)
                 transpose(o[i:end], turned[:, : end - i])
-                for t in range(i, end):
-                    inverse[b, h, t] = 1 / total[t - i]
-                    scale_row(o[t], o[t], hs, inverse[b, h, t])
 
 
 @kernel
-def attention_backward(dqkv, dout, e, inverse, qkv, rate, keys):
+def attention_backward(dqkv, dout, p, qkv, num_heads, rate, keys):
     """Overwrites dqkv."""
-    # dqkv, qkv: (B T, 3C)   dout: (B T, C)   e, inverse, keys: as forward's
-    B, NH, T = inverse.shape
-    kept = e.size >= B * NH * (rows_before(T) + T) * W
-    C = dout.shape[1]
-    hs = C // NH
+    # dqkv, qkv: (B T, 3C)   dout: (B T, C)   p, keys: as forward's
+    B, NH, C = keys.size, num_heads, dout.shape[1]
+    T, hs = dout.shape[0] // B, C // NH
+    kept = p.size >= B * NH * (rows_before(T) + T) * W
     scale = 1 / math.sqrt(hs)
-    turned, total = np.zeros((hs, W), e.dtype), np.empty(W, e.dtype)
-    scaled = np.empty((W, hs), e.dtype)
-    dp, dropped = np.empty((T, W), e.dtype), np.empty((T, W), e.dtype)
+    turned = np.zeros((hs, W), p.dtype)
+    most, total = np.empty(W, p.dtype), np.empty(W, p.dtype)
+    dp, dropped = np.empty((T, W), p.dtype), np.empty((T, W), p.dtype)
+    seen = last_seen(p)
     for b in range(B):
         rows, drows = qkv[b * T : (b + 1) * T], dqkv[b * T : (b + 1) * T]
         for h in range(NH):
@@ -155,22 +171,18 @@ def attention_backward(dqkv, dout, e, inverse, qkv, rate, keys):
             for i in range((T - 1) // W * W, -1, -W):
                 end = min(i + W, T)
                 number = panel_number(T, h, i)
-                panel = panel_of(e, b, h, end, kept)
+                panel = panel_of(p, b, h, end, kept)
                 if not kept:
-                    causal_exp(panel, total, turned, q[i:end], k[:end], i, scale)
-                for t in range(i, end):
-                    scale_row(scaled[t - i], do[t], hs, inverse[b, h, t])
-                transpose(turned[:, : end - i], scaled[: end - i])
+                    causal_softmax(panel, most, total, turned, seen, q[i:end], k[:end], i, scale)
+                transpose(turned[:, : end - i], do[i:end])
                 matmul(dp[:end], v[:end], turned)
                 weights = panel
                 if rate > 0:
                     drop(dropped, panel, end, rate, keys[b], number)
                     weights = dropped[:end]
                     dropout_backward(dp[:end].ravel(), rate, keys[b], number)
-                matmul_first(dv[:end], weights[:, : end - i], scaled[: end - i], end == T)
+                matmul_first(dv[:end], weights[:, : end - i], do[i:end], end == T)
                 dot_down(total, panel, dp, end, W)
-                for t in range(i, end):
-                    total[t - i] *= inverse[b, h, t]
                 softmax_gradient_down(dp, panel, dp, total, end, W, scale)
                 matmul_first(dk[:end], dp[:end, : end - i], q[i:end], end == T)
                 matmul(turned, k[:end].T, dp[:end])
@@ -185,8 +197,8 @@ def panel_number(T, h, i):
 
 
 @inlined
-def drop(dropped, e, end, rate, key, number):
-    """dropped[:end] = dropout of e[:end], whose first element is that number."""
+def drop(dropped, p, end, rate, key, number):
+    """dropped[:end] = dropout of p[:end], whose first element is that number."""
     for j in range(end):
-        copy_row(dropped[j], e[j], e.shape[1])
+        copy_row(dropped[j], p[j], p.shape[1])
     dropout_forward(dropped[:end].ravel(), rate, key, number)

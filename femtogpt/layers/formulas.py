@@ -79,6 +79,13 @@ def maximum(x, y):
     return x.select(">", y, x, y)
 
 
+def where_positive(x, yes, no):
+    """yes where x > 0, else the number no."""
+    if not isinstance(x, Vector):
+        return np.where(x > 0, yes, no)
+    return x.select(">", x._constant(0), yes, x._constant(no))
+
+
 # e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln 2 / 2; e^r by the minimax
 # polynomial of the Cephes library (expf), relative error below 1e-7; 2^n by building the
 # float's exponent. (numba's np.exp takes 1.8 ns a number, this 0.13.)

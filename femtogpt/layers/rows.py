@@ -245,6 +245,12 @@ def multiply_row(x, y):
     return x * y
 
 
+@row_function(outputs=1)
+def invert_row(x):
+    """out = 1 / x."""
+    return 1 / x
+
+
 @row_function(outputs=1, scalars=1)
 def scale_row(x, factor):
     """out = factor x."""
