@@ -194,30 +194,45 @@ def make_turn(pairs=False):
         def first(count):
             return builder.icmp_signed("<", lanes, splat(builder, count, INDICES))
 
-        def masks(rows, columns):
+        def masks(rows, columns, whole):
+            if whole:
+                return [EVERY] * LANES
             inside = first(columns)
             return [builder.select(builder.icmp_signed("<", I64(r), rows), inside, nothing)
                     for r in range(LANES)]
 
-        def vectors(x, rows, columns):
+        def vectors(x, rows, columns, whole=False):
             return [load(builder, place(x, x_stride, r), I64(0), mask, constant(0))
-                    for r, mask in enumerate(masks(rows, columns))]
+                    for r, mask in enumerate(masks(rows, columns, whole))]
 
-        v = vectors(x, rows, columns)
+        def turned(whole):
+            v = vectors(x, rows, columns, whole)
+            if pairs:
+                v = [pair(builder, a, b) for a, b in zip(v, vectors(*other), strict=True)]
+            d = 1
+            while d < LANES:
+                low = [i if not i & d else LANES + i - d for i in range(LANES)]
+                high = [i + d if not i & d else LANES + i for i in range(LANES)]
+                new = list(v)
+                for r in range(LANES):
+                    if not r & d:
+                        for to, order in ((r, low), (r + d, high)):
+                            new[to] = builder.shuffle_vector(v[r], v[r + d],
+                                                             ir.Constant(BITS, order))
+                v, d = new, 2 * d
+            for c, mask in enumerate(masks(columns, rows, whole)):
+                store(builder, place(out, out_stride, c), I64(0), mask, v[c])
+
         if pairs:
-            v = [pair(builder, a, b) for a, b in zip(v, vectors(*other), strict=True)]
-        d = 1
-        while d < LANES:
-            low = [i if not i & d else LANES + i - d for i in range(LANES)]
-            high = [i + d if not i & d else LANES + i for i in range(LANES)]
-            new = list(v)
-            for r in range(LANES):
-                if not r & d:
-                    for to, order in ((r, low), (r + d, high)):
-                        new[to] = builder.shuffle_vector(v[r], v[r + d], ir.Constant(BITS, order))
-            v, d = new, 2 * d
-        for c, mask in enumerate(masks(columns, rows)):
-            store(builder, place(out, out_stride, c), I64(0), mask, v[c])
+            turned(whole=False)
+        else:  # masks take a third of the time
+            whole = builder.and_(builder.icmp_signed("==", rows, I64(LANES)),
+                                 builder.icmp_signed("==", columns, I64(LANES)))
+            with builder.if_else(whole) as (then, otherwise):
+                with then:
+                    turned(whole=True)
+                with otherwise:
+                    turned(whole=False)
         return context.get_dummy_value()
 
     count = 9 if pairs else 6
