@@ -79,6 +79,9 @@ TOGETHER = [("optimizer.py", 'width = C if field == "query_key_value_weight" els
 FOUR_STEPS = [("muon.py", "for step in range(5):", "for step in range(4):"),
               ("muon.py", "if step < 4:", "if step < 3:")]
 
+# Every product as its definition has it, none by Strassen's algorithm.
+PLAIN_PRODUCTS = [("layers/strassen.py", "return (rows >= 128", "return (rows < 0")]
+
 # name -> (file of femtogpt, what stands there once, what is to stand there)
 ALTERED = {
     "z-loss 1e-4": Z_LOSS,
@@ -88,6 +91,7 @@ ALTERED = {
     "value residual": VALUE_RESIDUAL,
     "q k v together": TOGETHER,
     "four steps": FOUR_STEPS,
+    "plain products": PLAIN_PRODUCTS,
 }
 
 

@@ -1,5 +1,9 @@
 """Matrix products of any strides, against numpy in float64; transposition."""
 
+import os
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -130,6 +134,19 @@ def test_large_products_by_strassen(layouts):
         out[...] = 5
         assert (larger == 5).all()
     assert pays(out.strides[0] // 4, b.strides[1] // 4, N, K, M)
+
+
+@pytest.mark.skipif(not COMPILED, reason="numpy's product without compiling")
+def test_a_large_product_holds_its_space_to_its_end():
+    """In a process where what is freed is gone at once (glibc's malloc), as it is with much of it."""
+    code = ("import numpy as np\n"
+            "from femtogpt.layers.matmul import matmul\n"
+            "a, b = np.ones((400, 900), np.float32), np.ones((900, 288), np.float32)\n"
+            "out = np.zeros((400, 288), np.float32)\n"
+            "matmul(out, a, b)\n"
+            "assert (out == 900).all()")
+    subprocess.run([sys.executable, "-c", code], check=True,
+                   env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"})
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

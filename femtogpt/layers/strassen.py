@@ -15,8 +15,8 @@ is a matrix of its own. The sums of a and b are made where a and b would be pack
 a product goes from the registers to its one or two places in out, while those are in the
 first-level cache: a panel of b's sums stays in the second, a's go by, a tile's rows at a time.
 
-An error is a little larger than a plain product's: it grows with the largest numbers of a and b,
-not with those that a sum is of. And a NaN reaches four rows or columns where it would reach one.
+Its errors grow with the largest numbers of a and b, not with those that each sum is of. And a NaN
+in a row of a reaches a second row of out, in a column of b a second column.
 """
 
 import numpy as np
@@ -187,6 +187,7 @@ def _even(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, row
                        packed, deep, some, count, count, soon, soon_stride, soon_rows, pieces,
                        right, down)
                 j += count
+    room[0] = 0  # numba frees an array after the last line that names it
 
 
 if COMPILED:
