@@ -138,7 +138,7 @@ def test_large_products_by_strassen(layouts):
 
 @pytest.mark.skipif(not COMPILED, reason="numpy's product without compiling")
 def test_a_large_product_holds_its_space_to_its_end():
-    """In a process where what is freed is gone at once (glibc's malloc), as it is with much of it."""
+    """In a process where what is freed is gone at once, by glibc's malloc."""
     code = ("import numpy as np\n"
             "from femtogpt.layers.matmul import matmul\n"
             "a, b = np.ones((400, 900), np.float32), np.ones((900, 288), np.float32)\n"
