@@ -14,13 +14,16 @@ from numba import types
 from numba.core import cgutils
 
 from .formulas import Vector, exp, maximum, paired
+from .numeric import inlined
 from .vectors import (
     EVERY,
     FLOAT,
     I64,
     INDICES,
     LANES,
+    address_of,
     constant,
+    fetch,
     load,
     positional_intrinsic,
     reduce,
@@ -28,6 +31,7 @@ from .vectors import (
     store,
 )
 
+COMPILED = not numba.config.DISABLE_JIT
 COMBINE = {"+": (lambda x, y: x + y, np.sum, 0.0), "max": (maximum, np.max, -np.inf)}
 
 
@@ -189,6 +193,15 @@ def _choose(formula, in_numpy, compiled, rows, counts, scalars, results):
         return result(*arguments[:rows], *[types.int64] * counts, *[dtype] * scalars), codegen
 
     return positional_intrinsic(typing, formula.__name__, rows + counts + scalars)
+
+
+@inlined
+def fetch_rows(x):
+    """Has the rows of a matrix brought near, for they will be read. They are contiguous each."""
+    for r in range(x.shape[0] if COMPILED else 0):
+        first = address_of(x) + r * x.strides[0]
+        for byte in range(0, x.shape[1] * x.itemsize + 63, 64):  # a line of the cache
+            fetch(first + byte)
 
 
 @row_function(totals=["max"])

@@ -25,7 +25,7 @@ from .blocks import COMPILED, PANEL, ROWS, offset, panel_width, tiled, upcoming
 from .numeric import inlined, standalone
 from .rows import row_function
 from .tiles import make_tile, make_turn
-from .vectors import LANES, address_of
+from .vectors import LANES, address_of, fetch
 
 WIDE = PANEL * LANES
 if COMPILED:
@@ -55,9 +55,12 @@ def sums_of_b(b11, b12, b21, b22):
 
 
 def _sum_a(out, size, out_row, x, x_row, right, down, rows, count):
-    """Seven matrices, each so many numbers after the one before, of the rows of four."""
+    """Seven matrices, each so many numbers after the one before, of the rows of four. What comes
+    next in these rows is fetched: of a transposed a the next strip."""
     for r in range(rows):
         o, i, far = out + 4 * r * out_row, x + 4 * r * x_row, 4 * size
+        for quadrant in (0, right, down, right + down):
+            fetch(i + 4 * (quadrant + count))
         sums_of_a(o, o + far, o + 2 * far, o + 3 * far, o + 4 * far, o + 5 * far, o + 6 * far,
                   i, i + 4 * right, i + 4 * down, i + 4 * (down + right), count)
 

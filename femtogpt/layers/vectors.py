@@ -117,6 +117,17 @@ def emit_fetch(builder, address, write):
     builder.call(function, [pointer, I32(write), I32(2), I32(1)])
 
 
+@intrinsic
+def fetch(typingctx, address):
+    """Has the cache's line at an address brought near, for it will be read."""
+
+    def codegen(context, builder, signature, arguments):
+        emit_fetch(builder, arguments[0], 0)
+        return context.get_dummy_value()
+
+    return types.none(types.int64), codegen
+
+
 def stack_floats(count):
     """An intrinsic without arguments: the address of `count` float32 on the stack, at the beginning
     of a line of the cache, so that none of their vectors lies in two."""
