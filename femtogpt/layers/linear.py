@@ -9,7 +9,7 @@ bfloat16: what the products multiply, as in matmul.py.
 
 from .matmul import matmul, matmul_bias, matmul_first
 from .numeric import kernel
-from .rows import add_row
+from .rows import add_sum_of_rows
 
 
 @kernel
@@ -30,5 +30,4 @@ def linear_backward(dx, dweight, dbias, dout, x, weight, first=False, bfloat16=N
     matmul(dx, dout, weight.T, bfloat16)
     matmul_first(dweight, x.T, dout, first, bfloat16)
     if dbias is not None:
-        for n in range(dout.shape[0]):
-            add_row(dbias, dbias, dout[n], dbias.size)
+        add_sum_of_rows(dbias, dout)

@@ -252,6 +252,23 @@ def add_row(x, y):
     return x + y
 
 
+@row_function(outputs=1, inputs=5)
+def add_four_rows(x, a, b, c, d):
+    """out = x + a + b + c + d."""
+    return x + ((a + b) + (c + d))
+
+
+@inlined
+def add_sum_of_rows(out, x):
+    """out += the sum of x's rows. out: (M,), x: (N, M). Four at a time, for each addition to out
+    has to wait for the one before."""
+    N, M = x.shape
+    for n in range(0, N - 3, 4):
+        add_four_rows(out, out, x[n], x[n + 1], x[n + 2], x[n + 3], M)
+    for n in range(N // 4 * 4, N):
+        add_row(out, out, x[n], M)
+
+
 @row_function(outputs=1, inputs=2)
 def multiply_row(x, y):
     """out = x y."""
