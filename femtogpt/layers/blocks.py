@@ -21,8 +21,9 @@ from .rows import copy_row
 from .tiles import make_tile, make_turn
 from .vectors import LANES, VECTORS, stack_floats
 
+ROWS = VECTORS.rows if VECTORS is not None else 1
 if VECTORS is not None:
-    TALL, ROWS, HALF = 2 * VECTORS.rows, VECTORS.rows, VECTORS.rows // 2
+    TALL, HALF = 2 * ROWS, ROWS // 2
     _tile_3, _tile_2, _tile_1 = (make_tile(ROWS, columns, fetches=True) for columns in (3, 2, 1))
     _tall_1 = make_tile(TALL, 1, fetches=True)
     _half_3, _half_2, _half_1 = (make_tile(HALF, columns, fetches=True) for columns in (3, 2, 1))
