@@ -91,19 +91,19 @@ def softmax_gradient_down(p, dp, dot, scale):
 
 
 @inlined
-def causal_softmax(p, most, total, turned, seen, q, k, first, scale):
-    """A panel of p. q: (w, hs), queries first..first + w; k: (end, hs).
+def causal_exp(e, inverse, most, turned, seen, q, k, first, scale):
+    """A panel of p but for its factors, inverse: (W,). q: (w, hs), queries first..first + w; k:
+    (end, hs).
 
-    most, total: space, (W,); turned: space, (hs, W), zeros beyond w. seen: last_seen's.
+    most: space, (W,); turned: space, (hs, W), zeros beyond w. seen: last_seen's.
     """
-    end, width = p.shape
+    end, width = e.shape
     transpose(turned[:, : q.shape[0]], q)
-    matmul(p, k, turned)
-    hide(p[first:], p[first:], seen, end - first, width)
-    largest_down(most, p, end, width)
-    exp_down(total, p, p, most, end, width, scale)
-    invert_row(total, total, width)
-    scale_down(p, p, total, end, width)
+    matmul(e, k, turned)
+    hide(e[first:], e[first:], seen, end - first, width)
+    largest_down(most, e, end, width)
+    exp_down(inverse, e, e, most, end, width, scale)
+    invert_row(inverse, inverse, width)
 
 
 @inlined
@@ -125,7 +125,7 @@ def attention_forward(out, p, qkv, num_heads, rate, keys):
     kept = p.size >= B * NH * (rows_before(T) + T) * W
     scale = 1 / math.sqrt(hs)
     turned = np.zeros((hs, W), p.dtype)
-    most, total = np.empty(W, p.dtype), np.empty(W, p.dtype)
+    most, inverse = np.empty(W, p.dtype), np.empty(W, p.dtype)
     dropped, seen = np.empty((T, W), p.dtype), last_seen(p)
     for b in range(B):
         rows, orows = qkv[b * T : (b + 1) * T], out[b * T : (b + 1) * T]
@@ -137,12 +137,16 @@ def attention_forward(out, p, qkv, num_heads, rate, keys):
             for i in range(0, T, W):
                 end = min(i + W, T)
                 panel = panel_of(p, b, h, end, kept)
-                causal_softmax(panel, most, total, turned, seen, q[i:end], k[:end], i, scale)
+                causal_exp(panel, inverse, most, turned, seen, q[i:end], k[:end], i, scale)
+                weights = panel
                 if rate > 0:
                     drop(dropped, panel, end, rate, keys[b], panel_number(T, h, i))
-                    panel = dropped[:end]
-                matmul(turned, v[:end].T, panel)
+                    weights = dropped[:end]
+                matmul(turned, v[:end].T, weights)
+                scale_down(turned, turned, inverse, hs, W)
                 transpose(o[i:end], turned[:, : end - i])
+                if kept:
+                    scale_down(panel, panel, inverse, end, W)
 
 
 @kernel
@@ -167,19 +171,19 @@ def attention_backward(dqkv, dout, p, qkv, num_heads, rate, keys):
             dk = drows[:, C + h * hs : C + (h + 1) * hs]
             dv = drows[:, 2 * C + h * hs : 2 * C + (h + 1) * hs]
             do = dout[b * T : (b + 1) * T, h * hs : (h + 1) * hs]
-            if h + 1 < NH:  # the next head's, meanwhile (E 1%: Zen 5)
+            if kept and h + 1 < NH:  # the next head's, meanwhile (E 2%: Zen 5)
                 here = (h + 1) * hs
                 for start in (here, C + here, 2 * C + here):
                     fetch_rows(rows[:, start : start + hs])
-                if kept:
-                    fetch_rows(p[b, h + 1])
+                fetch_rows(p[b, h + 1])
             # The last panel first: it alone reaches every key, so it overwrites dk and dv.
             for i in range((T - 1) // W * W, -1, -W):
                 end = min(i + W, T)
                 number = panel_number(T, h, i)
                 panel = panel_of(p, b, h, end, kept)
                 if not kept:
-                    causal_softmax(panel, most, total, turned, seen, q[i:end], k[:end], i, scale)
+                    causal_exp(panel, total, most, turned, seen, q[i:end], k[:end], i, scale)
+                    scale_down(panel, panel, total, end, W)
                 transpose(turned[:, : end - i], do[i:end])
                 matmul(dp[:end], v[:end], turned)
                 weights = panel
