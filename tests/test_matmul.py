@@ -151,7 +151,7 @@ def test_a_large_product_holds_its_space_to_its_end():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_symmetric_matmul_is_the_product(dtype):
-    for N, K in [(1, 3), (7, 2), (48, 5), (49, 60), (130, 20)]:
+    for N, K in [(1, 3), (7, 2), (48, 5), (49, 60), (130, 20), (515, 20), (640, 330)]:
         a = normal(N, K).astype(dtype)
         out = np.full((N, N), np.nan, dtype)
         symmetric_matmul(out, a, a.T)

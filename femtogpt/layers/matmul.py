@@ -45,6 +45,18 @@ def matmul_bias(out, a, b, bias, bfloat16=None):
 @kernel
 def symmetric_matmul(out, a, b):
     """out = a @ b where that is symmetric: half is computed, half mirrored. out: (N, N)."""
+    N = out.shape[0]
+    half = N // 2 if N >= 512 else 0  # a block as large as Strassen's product takes (strassen.py)
+    if half > 0:
+        matmul(out[half:, :half], a[half:], b[:, :half])
+        transpose(out[:half, half:], out[half:, :half])
+    for start, stop in ((0, half), (half, N)):
+        _symmetric_block(out[start:stop, start:stop], a[start:stop], b[:, start:stop])
+
+
+@inlined
+def _symmetric_block(out, a, b):
+    """symmetric_matmul, a panel of columns at a time."""
     N, width = out.shape[0], 3 * LANES
     for j in range(0, N, width):
         end = min(j + width, N)
