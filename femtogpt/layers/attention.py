@@ -171,7 +171,7 @@ def attention_backward(dqkv, dout, p, qkv, num_heads, rate, keys):
             dk = drows[:, C + h * hs : C + (h + 1) * hs]
             dv = drows[:, 2 * C + h * hs : 2 * C + (h + 1) * hs]
             do = dout[b * T : (b + 1) * T, h * hs : (h + 1) * hs]
-            if kept and h + 1 < NH:  # the next head's, meanwhile (E 2%: Zen 5)
+            if kept and h + 1 < NH:  # the next head's, meanwhile
                 here = (h + 1) * hs
                 for start in (here, C + here, 2 * C + here):
                     fetch_rows(rows[:, start : start + hs])

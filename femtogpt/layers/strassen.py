@@ -200,8 +200,8 @@ if COMPILED:
 @inlined
 def pays(c_stride, b_column, rows, k, columns):
     """Whether strassen is faster. It is where vectors lie within lines of the cache in every
-    quadrant of out, and the sums of b, and of a, are used for long. (F takes 7% less time with
-    it, D and E 3%, H 1%: Zen 5.)"""
+    quadrant of out, and the sums of b, and of a, are used for long. (By how much:
+    benchmarks/strassen.py. Bounds set on a Zen 5.)"""
     long = k >= 320 if columns < 480 or b_column != 1 else k >= 160
     wide = columns >= (160 if b_column == 1 else 256)
     return (rows >= 128 and long and wide

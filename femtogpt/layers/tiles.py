@@ -45,9 +45,9 @@ def make_tile(rows, columns, fetches=False, pairs=False, twice=False):
 
     With pairs each number of a and b is a pair of bfloat16 (pair, dot_pairs), each k two products.
 
-    With twice, which fetches, the sum goes to two places: c = start + sign * sum, and there are six
-    more arguments: sign, then c, start, start_stride and sign of the other, where c = 0 is none.
-    Of these rows too, as far from c_next as the other from c, are fetched.
+    With twice, which fetches, the sum goes to two places: c = start + sign * sum, and there are
+    five more arguments: sign, then c, start, start_stride and sign of the other, where c = 0 is
+    none. Of its rows too those are fetched that lie from it as those to be written from c.
     """
     multiply_add = dot_pairs if pairs else fma
     cells = [(r, j) for r in range(rows) for j in range(columns)]
