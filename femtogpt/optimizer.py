@@ -11,6 +11,8 @@ norm of at most 1.
 
 import dataclasses
 import itertools
+import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -162,7 +164,7 @@ def update(engine_map, config, parameters, gradient, squares, state, rate, muon_
     Muon's matrices decay by, times Muon's rate. own: one of ownership's ranges, which alone is
     updated [default: all]. Returns the gradient's norm before clipping.
     """
-    norm = float(np.sqrt(np.sum(squares)))
+    norm = math.sqrt(squares.sum())
     clip = MAX_NORM / norm if norm > MAX_NORM else 1.0
     state.t += 1
     own = own or (0, parameters.size)
@@ -180,15 +182,22 @@ def _adamw_work(config, parameters, gradient, state, rate, clip, own):
     adamw = ADAMW[config.recipe]
     first = 1 - adamw.beta1**state.t
     second = 1 - adamw.beta2**state.t
+    for part, decay in _adamw_parts(config, own[0], min(own[1], state.v.size)):
+        yield (adamw_update, parameters[part], state.m[part], state.v[part], gradient[part],
+               rate, adamw.beta1, adamw.beta2, adamw.eps, decay, first, second, clip)
+
+
+@lru_cache(maxsize=16)
+def _adamw_parts(config, first, last):
+    """(slice, decay) of runs of parameters in first..last, a few dozen blocks each."""
+    adamw, parts = ADAMW[config.recipe], []
     fields = zip(Tensors._fields, ranges(config), strict=True)
     for decayed, run in itertools.groupby(fields, lambda field: field[0] in adamw.decayed):
         spans = [span for _, span in run]
-        start, stop = max(spans[0][0], own[0]), min(spans[-1][1], state.v.size, own[1])
-        for i in range(start, stop, 16 * BLOCK):
-            part = slice(i, min(i + 16 * BLOCK, stop))
-            yield (adamw_update, parameters[part], state.m[part], state.v[part], gradient[part],
-                   rate, adamw.beta1, adamw.beta2, adamw.eps, adamw.decay if decayed else 0.0,
-                   first, second, clip)
+        start, stop = max(spans[0][0], first), min(spans[-1][1], last)
+        parts += [(slice(i, min(i + 16 * BLOCK, stop)), adamw.decay if decayed else 0.0)
+                  for i in range(start, stop, 16 * BLOCK)]
+    return parts
 
 
 def _muon_work(config, parameters, gradient, state, rate, decay, clip, own):

@@ -106,7 +106,8 @@ class Engine:
         self._over_ranks = (SumOverRanks(config, self._branches, ranks, owners)
                             if ranks.size > 1 else None)
         self.constants = constants(config, bfloat16=bfloat16)
-        self.gradients = None
+        self.gradients = self._seen = None
+        self._adamw_parameters = count_adamw_parameters(config)
         self._spaces = queue.SimpleQueue()
         for _ in range(self.threads):
             self._spaces.put(None)  # a thread's activations are made when first needed
@@ -157,7 +158,7 @@ class Engine:
             self._gradient_views = [views(g[: parameters.size], self.config)
                                     for g in self.gradients]
             self._squares = np.empty(-(-parameters.size // BLOCK))
-        p = views(parameters, self.config)
+        p = self._views(parameters)
         scale = 1 / (self.batch_size * self.config.num_tokens)
 
         def compute(shard, row, told):
@@ -173,7 +174,7 @@ class Engine:
                 return losses[0]
 
             # Behind these are the blocks' matrices, which are overwritten.
-            self.gradients[row, : count_adamw_parameters(self.config)] = 0
+            self.gradients[row, : self._adamw_parameters] = 0
             return self._over_micro_batches(shard, windows, keys, micro_batch)
 
         losses, last_pass = [], self.passes[-1]
@@ -191,13 +192,19 @@ class Engine:
         loss = sum(self.ranks.gather(losses, self._branches.shards).tolist()) * scale
         return loss, self.gradients[0, : parameters.size], self._squares
 
+    def _views(self, parameters):
+        """Their views, made once: a step's Python counts, where a model is small."""
+        if parameters is not self._seen:
+            self._seen, self._seen_views = parameters, views(parameters, self.config)
+        return self._seen_views
+
     def _sum(self, rows, pairs, squares):
         self.map(lambda blocks: sum_shards(rows, pairs, squares, *blocks),
                  cut(squares.size, self.threads))
 
     def mean_loss(self, parameters, windows):
         """The mean loss in nats over all positions of windows (any number of them)."""
-        p = views(parameters, self.config)
+        p = self._views(parameters)
         keys = np.zeros(len(windows), np.uint64)
         parts = cut(len(windows), max(1, len(windows) // self.micro_batch))
         losses = self.map(

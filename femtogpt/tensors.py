@@ -6,6 +6,7 @@ kind stacked along a first axis of L.
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -81,6 +82,7 @@ def lined_up_vectors(config, count):
     return lined_up(skipped + count * length)[skipped:].reshape(count, length)
 
 
+@lru_cache
 def shape_table(config):
     """The shape of every field for a config: the one table everything else is made from."""
     V, T, C, L = config.vocab_size, config.num_tokens, config.embedding_degree, config.num_layers
@@ -117,6 +119,7 @@ def count_adamw_parameters(config):
     return sum(math.prod(shape) for field, shape in table.items() if field not in MUON_FIELDS)
 
 
+@lru_cache
 def ranges(config):
     """Of each field, (start, stop) in the flat vector."""
     result, start = [], 0
