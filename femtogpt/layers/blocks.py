@@ -16,6 +16,7 @@ What comes next is fetched meanwhile, by the tiles. Addresses are bytes, strides
 import numba
 import numpy as np
 
+from .narrow import narrow
 from .numeric import standalone
 from .rows import copy_row
 from .tiles import make_tile, make_turn
@@ -244,8 +245,11 @@ def _tiled(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, ro
     """c = start + a @ b. start: 0 for none, c to add to it, or a row with stride 0."""
     turn = a_row == 1 and columns > LANES and min(k, K_BLOCK) * a_k >= SPREAD
     near = k <= 16 or rows <= 16 or k * b_k <= 16 * LANES * LANES
-    if columns <= PANEL * LANES and k <= K_BLOCK and b_column == 1 and near and not turn:
-        # A single panel, as attention's are. What comes next is a's.
+    single = columns <= PANEL * LANES and k <= K_BLOCK and b_column == 1 and near and not turn
+    if single and columns <= 2 * LANES:
+        narrow(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, rows, k, columns)
+    elif single:
+        # What comes next is a's.
         vectors = (columns + LANES - 1) // LANES
         _panel_call(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, k, rows, vectors,
                     columns - (vectors - 1) * LANES, c, a + 4 * TALL * a_row, 4 * a_row,
