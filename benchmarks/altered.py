@@ -40,9 +40,11 @@ VALUE_RESIDUAL = [
         scale_row(v, v, C, 0.5)
     attention_forward(a.attention"""),
     ("model.py", """\
-    attention_backward(a.dqkv, a.dnorm, a.weights[l], a.qkv[l], k.num_heads, rate, a.keys)
+    attention_backward(a.dqkv, a.dnorm, a.attention[l], a.weights[l], a.qkv[l], k.num_heads, rate,
+                       a.keys)
 """, """\
-    attention_backward(a.dqkv, a.dnorm, a.weights[l], a.qkv[l], k.num_heads, rate, a.keys)
+    attention_backward(a.dqkv, a.dnorm, a.attention[l], a.weights[l], a.qkv[l], k.num_heads, rate,
+                       a.keys)
     C, L = a.x.shape[2], a.qkv.shape[0]
     for n in range(N):
         dv, first = a.dqkv[n, 2 * C :], a.qkv[l, n, 2 * C :]

@@ -53,7 +53,8 @@ def main():
 
     config = GPTConfig(vocab_size=16, num_tokens=16, embedding_degree=32, num_layers=2, num_heads=2)
     a = allocate_activations(config, 2)
-    attention_backward(a.dqkv, a.dnorm, a.weights[0], a.qkv[0], config.num_heads, 0.0, a.keys)
+    attention_backward(a.dqkv, a.dnorm, a.attention[0], a.weights[0], a.qkv[0], config.num_heads,
+                       0.0, a.keys)
     parameters = initial_parameters(config, 1)
     shards, squares = np.zeros((2, parameters.size), np.float32), np.zeros(9)
     sum_shards(shards, sum_tree(2), squares, 0, 1)

@@ -184,7 +184,8 @@ def block_backward(g, a, p, l, k, rate, sequence_keys, fresh):
     linear_backward(a.dnorm, g.projection_weight[l], g.projection_bias[l],
                     a.branch, a.attention[l], p.projection_weight[l], fresh, k.bfloat16)
     draw_keys(a.keys, sequence_keys, 2 * l)
-    attention_backward(a.dqkv, a.dnorm, a.weights[l], a.qkv[l], k.num_heads, rate, a.keys)
+    attention_backward(a.dqkv, a.dnorm, a.attention[l], a.weights[l], a.qkv[l], k.num_heads, rate,
+                       a.keys)
     if k.turns.shape[1] > 0:
         rotary_backward(a.dqkv, k.turns, k.num_heads)
     linear_backward(a.dnorm, g.query_key_value_weight[l], None,
