@@ -1,6 +1,7 @@
 """Products of one or two registers' columns in float32 by addresses, as attention's are.
 
-They take well under a microsecond, so nothing is fetched, packed or cut in blocks: rows of tiles.
+They take about a microsecond or less, so nothing is packed or cut in blocks, and nothing divided to
+find out what to fetch: rows of tiles, each of which fetches the next one's rows of a and c.
 """
 
 import numba
@@ -33,15 +34,15 @@ def _narrow(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, rows, k, co
         if columns > LANES:
             if left >= ROWS:
                 _tile_2(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
-                    soon, 4 * soon_row, c_soon, 4 * c_stride)
+                        soon, 4 * soon_row, c_soon, 4 * c_stride)
                 r += ROWS
             elif left >= HALF:
                 _half_2(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
-                    soon, 4 * soon_row, c_soon, 4 * c_stride)
+                        soon, 4 * soon_row, c_soon, 4 * c_stride)
                 r += HALF
             else:
                 _row_2(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
-                    soon, 4 * soon_row, c_soon, 4 * c_stride)
+                       soon, 4 * soon_row, c_soon, 4 * c_stride)
                 r += 1
         elif left >= TALL:
             _tall_1(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
@@ -57,7 +58,7 @@ def _narrow(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, rows, k, co
             r += HALF
         else:
             _row_1(cr, c_stride, sr, start_stride, ar, a_row, a_k, b, b_k, k, last, every,
-                    soon, 4 * soon_row, c_soon, 4 * c_stride)
+                   soon, 4 * soon_row, c_soon, 4 * c_stride)
             r += 1
 
 
