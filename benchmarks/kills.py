@@ -122,7 +122,8 @@ def kill_once(kind, rng, folder, first, group, seconds):
 
             with contextlib.suppress(OSError):
                 size = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0]) * 4096
-                resource.prlimit(process.pid, resource.RLIMIT_AS, (size + (1 << 20), size * 2))
+                limit = size + (1 << 20)  # of a process just ending the size is 0
+                resource.prlimit(process.pid, resource.RLIMIT_AS, (limit, limit))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
     if process.poll() is None and kind != "save":
