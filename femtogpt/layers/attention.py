@@ -18,7 +18,7 @@ import math
 import numpy as np
 
 from .dropout import dropout_backward, dropout_forward
-from .formulas import exp, where_positive
+from .formulas import exp2, where_positive
 from .matmul import matmul, matmul_first, transpose
 from .numeric import inlined, kernel
 from .rows import add_row, column_function, copy_row, fetch_rows, fill_row, invert_row
@@ -59,9 +59,9 @@ def largest_down(s):
 
 
 @column_function(outputs=1, lanes=1, scalars=1, totals=["+"])
-def exp_down(s, most, scale):
-    """e^(scale (s - most)), and its sums."""
-    e = exp((s - most) * scale)
+def exp_down(s, most, bits):
+    """2^(bits (s - most)), and its sums."""
+    e = exp2((s - most) * bits)
     return e, e
 
 
@@ -121,6 +121,7 @@ def attention_forward(out, p, qkv, num_heads, rate, keys):
     T, hs = out.shape[0] // B, C // NH
     kept = p.shape[2] >= rows_before(T) + T
     scale = 1 / math.sqrt(hs)
+    bits = scale / math.log(2)  # e^(scale s) = 2^(bits s)
     turned, space = np.zeros((hs, W), p.dtype), np.empty((T, W), p.dtype)
     most, sums, total = np.empty(W, p.dtype), np.empty(W, p.dtype), np.empty(W, p.dtype)
     dropped, seen = np.empty((T, W), p.dtype), last_seen(p)
@@ -141,7 +142,7 @@ def attention_forward(out, p, qkv, num_heads, rate, keys):
                 for first in range(0, end, end if kept else KEYS):
                     weights = panel[first:end] if kept else panel[first : min(first + KEYS, end)]
                     count = weights.shape[0]
-                    exp_down(sums, weights, weights, most, count, W, scale)
+                    exp_down(sums, weights, weights, most, count, W, bits)
                     add_row(total, total, sums, W)
                     if rate > 0:
                         drop(dropped, weights, count, rate, keys[b], number_of(T, h, i, first))
@@ -164,6 +165,7 @@ def attention_backward(dqkv, dout, out, p, qkv, num_heads, rate, keys):
     T, hs = dout.shape[0] // B, C // NH
     kept = p.shape[2] >= rows_before(T) + T
     scale = 1 / math.sqrt(hs)
+    bits = scale / math.log(2)  # e^(scale s) = 2^(bits s)
     turned_q, turned_do = np.zeros((hs, W), p.dtype), np.zeros((hs, W), p.dtype)
     turned, total, sums = np.zeros((hs, W), p.dtype), np.empty(W, p.dtype), np.empty(W, p.dtype)
     space, dropped = np.empty((KEYS, W), p.dtype), np.empty((T, W), p.dtype)
@@ -201,7 +203,7 @@ def attention_backward(dqkv, dout, out, p, qkv, num_heads, rate, keys):
                     else:
                         panel = space[:count]
                         scores(panel, turned_q, seen, i, k[first:last], first)
-                        exp_down(sums, panel, panel, p[b, h, i // W], count, W, scale)
+                        exp_down(sums, panel, panel, p[b, h, i // W], count, W, bits)
                     matmul(dp[:count], v[first:last], turned_do)
                     weights = panel
                     if rate > 0:

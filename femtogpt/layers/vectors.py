@@ -172,6 +172,15 @@ def fma(builder, x, y, z):
     return call(builder, "fma", x.type, x, y, z)
 
 
+def scale_by_power(builder, x, n):
+    """x 2^n, of whole n. AVX-512 alone."""
+    short = ir.IntType(LANES)
+    function = ir.FunctionType(VECTOR, [VECTOR, VECTOR, VECTOR, short, I32])
+    name = f"llvm.x86.avx512.mask.scalef.ps.{32 * LANES}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name),
+                        [x, n, x, ir.Constant(short, -1), I32(4)])
+
+
 def pair(builder, low, high):
     """Both vectors rounded to bfloat16: in each lane's 32 bits one of low, above it one of high."""
     short = ir.VectorType(ir.IntType(16), LANES)
