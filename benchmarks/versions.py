@@ -1,9 +1,11 @@
 """How long a step takes in two versions of femtogpt, in turns.
 
     python benchmarks/versions.py 009a878 a581017 F
+    python benchmarks/versions.py 2b02956 HEAD 1054,1024,192,8,8,4
 
-Commits of this repository, checked out into a temporary folder; each in a process of its own, as in
-steps.py. What a change did, without the machine's own moods.
+Of steps.py's configurations, or of V,T,C,L,NH,batch. Commits of this repository, checked out into
+a temporary folder; each in a process of its own, as in steps.py. What a change did, without the
+machine's own moods.
 """
 
 import argparse
@@ -27,6 +29,16 @@ def check_out(commit, folder):
     return str(tree)
 
 
+def shape_of(name):
+    """(name, shape) of a configuration's name, or of V,T,C,L,NH,batch."""
+    if name in CONFIGURATIONS:
+        return name, CONFIGURATIONS[name]
+    numbers = tuple(map(int, name.split(",")))
+    if len(numbers) != 6:
+        raise ValueError(name)
+    return name, numbers
+
+
 def measure(trees, shape, threads, seconds, precision="float32"):
     """(milliseconds, resident MB) of each."""
     contestants = [contest.Contestant("ours", threads, shape, "adamw", {"PYTHONPATH": tree},
@@ -43,7 +55,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("old", help="a commit, from e7b475b on")
     parser.add_argument("new")
-    parser.add_argument("configurations", nargs="+", choices=CONFIGURATIONS)
+    parser.add_argument("configurations", nargs="+", type=shape_of,
+                        help=f"{', '.join(CONFIGURATIONS)} or V,T,C,L,NH,batch")
     parser.add_argument("--threads", type=int, default=available_processors())
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--seconds", type=float, default=30, help="for each configuration")
@@ -52,8 +65,8 @@ def main():
     contest.print_heading("", "old ms", "new ms", "new/old", "old MB", "new MB")
     with tempfile.TemporaryDirectory() as folder:
         trees = [check_out(commit, folder) for commit in (options.old, options.new)]
-        for name in options.configurations:
-            (old, before), (new, after) = measure(trees, CONFIGURATIONS[name], options.threads,
+        for name, shape in options.configurations:
+            (old, before), (new, after) = measure(trees, shape, options.threads,
                                                   options.seconds, options.precision)
             memory = (contest.shown(before, ".0f"), contest.shown(after, ".0f"))
             print(contest.row(name, f"{old:.1f}", f"{new:.1f}", f"{new / old:.3f}", *memory),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .layers.attention import attention_backward, attention_forward, panels_shape
+from .layers.attention import attention_backward, attention_forward, weights_shape
 from .layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .layers.dropout import dropout_backward, dropout_forward
 from .layers.embedding import embedding_backward, embedding_forward, sinusoids
@@ -45,7 +45,7 @@ class Activations(NamedTuple):
     mean: np.ndarray  # (2 L + 1, N)
     rstd: np.ndarray  # (2 L + 1, N)
     qkv: np.ndarray  # (L, N, 3C)   queries and keys already turned
-    weights: np.ndarray  # (L, *panels_shape)   attention's: how much of each value
+    weights: np.ndarray  # (L, *weights_shape)   attention's: how much of each value
     attention: np.ndarray  # (L, N, C)   all heads side by side
     gelu: np.ndarray  # (L, N, 4C)
     slope: np.ndarray  # (L, N, 4C)   of GELU
@@ -77,7 +77,7 @@ def activation_shapes(config, sequences):
     parts = -(-N // max(MIN_ROWS, LOGITS // V))
     return Activations(
         x=(2 * L + 1, N, C), norm=(2 * L + 1, N, C), mean=(2 * L + 1, N), rstd=(2 * L + 1, N),
-        qkv=(L, N, 3 * C), weights=(L, *panels_shape(T, sequences, config.num_heads)),
+        qkv=(L, N, 3 * C), weights=(L, *weights_shape(T, sequences, config.num_heads)),
         attention=(L, N, C),
         gelu=(L, N, 4 * C), slope=(L, N, 4 * C), logits=(-(-N // parts), V),
         branch=(N, C), dx=(N, C), dnorm=(N, C), dqkv=(N, 3 * C), dgelu=(N, 4 * C),

@@ -150,15 +150,10 @@ def dropout_mask(count, rate, key, first=0):
 
 
 def attention_masks(T, num_heads, rate, keys):
-    """attention's masks: the elements of a sequence are numbered head by head, then by 16
-    queries at a time, then key by key, then query by query."""
-    panels = -(-T // 16)
-    masks = []
-    for key in keys:
-        mask = dropout_mask(num_heads * panels * T * 16, rate, int(key))
-        mask = mask.reshape(num_heads, panels, T, 16).transpose(0, 1, 3, 2)
-        masks.append(mask.reshape(num_heads, panels * 16, T)[:, :T])
-    return masks
+    """attention's masks: the elements of a sequence are numbered head by head, then query by
+    query, then key by key."""
+    return [dropout_mask(num_heads * T * T, rate, int(key)).reshape(num_heads, T, T)
+            for key in keys]
 
 
 # --- the model ------------------------------------------------------------------------

@@ -14,7 +14,8 @@ import pytest
 from gradients import check
 
 from femtogpt.layers import attention as attention_layer
-from femtogpt.layers.attention import attention_backward, attention_forward, panels_shape
+from femtogpt.layers import long_attention
+from femtogpt.layers.attention import attention_backward, attention_forward, weights_shape
 from femtogpt.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from femtogpt.layers.dropout import dropout_backward, dropout_forward
 from femtogpt.layers.embedding import embedding_backward, embedding_forward, sinusoids
@@ -153,7 +154,7 @@ def rotary(N, T, num_heads, hs):
 
 def attention_space(B, T, num_heads, hs, like):
     """out and p, all NaN."""
-    shapes = (B * T, num_heads * hs), panels_shape(T, B, num_heads)
+    shapes = (B * T, num_heads * hs), weights_shape(T, B, num_heads)
     return [nans(shape, like) for shape in shapes]
 
 
@@ -589,7 +590,7 @@ def test_attention_survives_large_numbers():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_attention_that_keeps_no_weights_gives_the_same_numbers(dtype, T, rate, monkeypatch):
     B, NH, hs = 2, 2, 6
-    assert T < 600 or T > 2 * attention_layer.KEYS  # three blocks of keys
+    assert T < 600 or T > 2 * long_attention.ROWS  # three blocks of rows and more
     qkv, dout = normal(B * T, 3 * NH * hs).astype(dtype), normal(B * T, NH * hs).astype(dtype)
     results = []
     for kept_tokens in (T, T - 1):

@@ -5,9 +5,9 @@ import numba
 import numpy as np
 import pytest
 
-from femtogpt.layers.attention import dot_down, exp_down, largest_down
 from femtogpt.layers.formulas import exp, exp2, fma
 from femtogpt.layers.numeric import hash32, kernel
+from femtogpt.layers.panels import dot_down, exp2_along, exp2_down, largest_down
 from femtogpt.layers.rows import (
     add_row,
     copy_row,
@@ -81,10 +81,11 @@ def largest_of(row, count):
 
 
 @kernel
-def columns_of(most, total, dots, e, s, other, count):
+def columns_of(most, total, dots, e, along, s, other, levels, count):
     width = s.shape[1]
     largest_down(most, s, count, width)
-    exp_down(total, e, s, most, count, width, 0.7)
+    exp2_down(total, e, s, most, count, width)
+    exp2_along(along, s, levels, count, width)
     dot_down(dots, s, other, count, width)
 
 
@@ -188,17 +189,19 @@ def test_column_functions_go_down_the_first_count_rows(dtype):
     for count in (1, 2, 7):
         s, other = (normal(9, 32, seed=n).astype(dtype) for n in (1, 2))
         s[count:] = np.nan
-        e = np.full((9, 32), 5, dtype)
+        e, along = np.full((2, 9, 32), 5, dtype)
+        levels = normal(9, seed=3).astype(dtype)
         most, total, dots = (np.full(32, np.nan, dtype) for _ in range(3))
-        columns_of(most, total, dots, e, s, other, count)
+        columns_of(most, total, dots, e, along, s, other, levels, count)
         part = s[:count].astype(np.float64)
-        exps = np.exp2(0.7 * (part - part.max(0)))
+        exps = np.exp2(part - part.max(0))
         close = {"rtol": 1e-5, "atol": 1e-5} if dtype == np.float32 else {"rtol": 1e-12}
         np.testing.assert_array_equal(most, s[:count].max(0))
         np.testing.assert_allclose(e[:count], exps, **close)
         np.testing.assert_allclose(total, exps.sum(0), **close)
         np.testing.assert_allclose(dots, (part * other[:count]).sum(0), **close)
-        assert (e[count:] == 5).all()
+        np.testing.assert_allclose(along[:count], np.exp2(part - levels[:count, None]), **close)
+        assert (e[count:] == 5).all() and (along[count:] == 5).all()
 
 
 @both_types

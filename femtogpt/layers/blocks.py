@@ -243,7 +243,7 @@ if COMPILED:
 
 def _tiled(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns):
     """c = start + a @ b. start: 0 for none, c to add to it, or a row with stride 0."""
-    turn = a_row == 1 and columns > LANES and min(k, K_BLOCK) * a_k >= SPREAD
+    turn = a_row == 1 and columns > 2 * LANES and min(k, K_BLOCK) * a_k >= SPREAD
     near = k <= 16 or rows <= 16 or k * b_k <= 16 * LANES * LANES
     single = columns <= PANEL * LANES and k <= K_BLOCK and b_column == 1 and near and not turn
     if single and columns <= 2 * LANES:

@@ -22,6 +22,7 @@ from .vectors import (
     INDICES,
     LANES,
     address_of,
+    at,
     constant,
     fetch,
     load,
@@ -79,24 +80,27 @@ def row_function(outputs=0, inputs=1, scalars=0, totals=()):
     return decorate
 
 
-def column_function(outputs=0, inputs=1, lanes=0, scalars=0, totals=()):
-    """Turns formula(*inputs, *lanes, *scalars) -> (*outputs, *totals) into
+def column_function(outputs=0, inputs=1, lanes=0, columns=0, scalars=0, totals=()):
+    """Turns formula(*inputs, *lanes, *columns, *scalars) -> (*outputs, *totals) into
 
-        function(*totals, *outputs, *inputs, *lanes, count, width, *scalars)
+        function(*totals, *outputs, *inputs, *lanes, *columns, count, width, *scalars)
 
     on the first `count` rows of matrices whose contiguous rows have `width` numbers, a
     multiple of LANES. lanes: rows of width numbers, one number a column; totals: likewise,
-    what the formula's totals come to down each column.
+    what the formula's totals come to down each column. columns: of count numbers, one a row.
     """
     first, second = len(totals), len(totals) + outputs
     third = second + inputs
-    rows = third + lanes
+    fourth = third + lanes
+    rows = fourth + columns
 
     def decorate(formula):
         def in_numpy(*arguments):
             count, _, *numbers = arguments[rows:]
             results = _tuple(formula(*(x[:count] for x in arguments[second:third]),
-                                     *arguments[third:rows], *numbers))
+                                     *arguments[third:fourth],
+                                     *(x[:count, None] for x in arguments[fourth:rows]),
+                                     *numbers))
             for out, result in zip(arguments[first:second], results, strict=False):
                 out[:count] = result
             for out, how, x in zip(arguments, totals, results[outputs:], strict=False):
@@ -109,10 +113,12 @@ def column_function(outputs=0, inputs=1, lanes=0, scalars=0, totals=()):
             with cgutils.for_range_slice(builder, I64(0), width, I64(LANES)) as (j, _):
                 sums = _Totals(builder, kind, totals)
                 fixed = [Vector(builder, load(builder, x, j, EVERY, constant(0, kind)))
-                         for x in values[third:rows]]
-                with cgutils.for_range_slice(builder, j, end, width) as (i, _):
+                         for x in values[third:fourth]]
+                with cgutils.for_range_slice(builder, j, end, width) as (i, row):
+                    each = [Vector(builder, splat(builder, _number(builder, x, row, kind), kind))
+                            for x in values[fourth:rows]]
                     _element(builder, formula, kind, values[first:second], values[second:third],
-                             i, [*fixed, *numbers], sums, EVERY)
+                             i, [*fixed, *each, *numbers], sums, EVERY)
                 for address, total in zip(values, sums.values(), strict=False):
                     store(builder, address, j, EVERY, total)
             return []
@@ -128,6 +134,12 @@ def _tuple(results):
 
 def _vector(dtype):
     return ir.VectorType(FLOAT if dtype == types.float32 else ir.DoubleType(), LANES)
+
+
+def _number(builder, address, i, kind):
+    """Number i after the address, of the type that kind's are of."""
+    pointer = builder.bitcast(at(builder, address, i, kind), kind.element.as_pointer())
+    return builder.load(pointer)
 
 
 class _Totals:
