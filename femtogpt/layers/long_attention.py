@@ -12,7 +12,7 @@ queries run. There
     sum of dp p = dout out
 
 of a query's row, which needs no p. (With panels of 16 queries, whose dk and dv go to memory with
-each, a step at context 1024 and C 192 takes 10% longer: Zen 5.)
+each, a step at context 1024 and C 192 takes 9% longer: Zen 5.)
 """
 
 import math
