@@ -27,6 +27,7 @@ from .panels import (
     hide,
     largest_down,
     last_seen,
+    parts_of_head,
     scale_down,
     softmax_gradient_down,
 )
@@ -68,9 +69,7 @@ def panels_forward(out, p, qkv, num_heads, rate, keys):
     for b in range(B):
         rows, orows = qkv[b * T : (b + 1) * T], out[b * T : (b + 1) * T]
         for h in range(NH):
-            q = rows[:, h * hs : (h + 1) * hs]
-            k = rows[:, C + h * hs : C + (h + 1) * hs]
-            v = rows[:, 2 * C + h * hs : 2 * C + (h + 1) * hs]
+            q, k, v = parts_of_head(rows, h, hs)
             o = orows[:, h * hs : (h + 1) * hs]
             for i in range(0, T, W):
                 end = min(i + W, T)
@@ -104,17 +103,12 @@ def panels_backward(dqkv, dout, p, qkv, num_heads, rate, keys):
     for b in range(B):
         rows, drows = qkv[b * T : (b + 1) * T], dqkv[b * T : (b + 1) * T]
         for h in range(NH):
-            q = rows[:, h * hs : (h + 1) * hs]
-            k = rows[:, C + h * hs : C + (h + 1) * hs]
-            v = rows[:, 2 * C + h * hs : 2 * C + (h + 1) * hs]
-            dq = drows[:, h * hs : (h + 1) * hs]
-            dk = drows[:, C + h * hs : C + (h + 1) * hs]
-            dv = drows[:, 2 * C + h * hs : 2 * C + (h + 1) * hs]
+            q, k, v = parts_of_head(rows, h, hs)
+            dq, dk, dv = parts_of_head(drows, h, hs)
             do = dout[b * T : (b + 1) * T, h * hs : (h + 1) * hs]
             if h + 1 < NH:  # the next head's, meanwhile
-                here = (h + 1) * hs
-                for start in (here, C + here, 2 * C + here):
-                    fetch_rows(rows[:, start : start + hs])
+                for part in parts_of_head(rows, h + 1, hs):
+                    fetch_rows(part)
                 fetch_rows(p[b, h + 1])
             # The last panel first: it alone reaches every key, so it overwrites dk and dv.
             for i in range((T - 1) // W * W, -1, -W):

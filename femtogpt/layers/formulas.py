@@ -104,7 +104,7 @@ LOG2_E, LN2_HIGH, LN2_LOW = math.log2(math.e), 0.693359375, -2.12194440e-4
 
 
 def exp(x):
-    """e^x. In float32 compiled: e^88 above 88, 0 where it is no normal number; NaN stays NaN."""
+    """e^x. In float32 compiled: e^88 above 88, 0 or denormal below -87.3; NaN stays NaN."""
     if not isinstance(x, Vector):
         with np.errstate(over="ignore", under="ignore"):
             return np.exp(x)
@@ -116,8 +116,8 @@ def exp(x):
 
 
 def exp2(x):
-    """2^x, which takes less where x can be had so. In float32 compiled: 2^127 above 127, 0 where
-    it is no normal number; NaN stays NaN."""
+    """2^x, which takes less where x can be had so. In float32 compiled: 2^127 above 127; 0 or
+    denormal below -126; NaN stays NaN."""
     if not isinstance(x, Vector):
         with np.errstate(over="ignore", under="ignore"):
             return np.exp2(x)

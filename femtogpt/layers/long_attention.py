@@ -29,6 +29,7 @@ from .panels import (
     hide,
     largest_down,
     last_seen,
+    parts_of_head,
     scale_down,
     softmax_gradient_along,
 )
@@ -61,9 +62,7 @@ def long_attention_forward(out, levels, qkv, num_heads, rate, keys):
     for b in range(B):
         rows, orows = qkv[b * T : (b + 1) * T], out[b * T : (b + 1) * T]
         for h in range(NH):
-            q = rows[:, h * hs : (h + 1) * hs]
-            k = rows[:, C + h * hs : C + (h + 1) * hs]
-            v = rows[:, 2 * C + h * hs : 2 * C + (h + 1) * hs]
+            q, k, v = parts_of_head(rows, h, hs)
             o = orows[:, h * hs : (h + 1) * hs]
             for i in range(0, T, W):
                 end = min(i + W, T)
@@ -110,12 +109,8 @@ def long_attention_backward(dqkv, dout, out, levels, qkv, num_heads, rate, keys)
     for b in range(B):
         rows, drows = qkv[b * T : (b + 1) * T], dqkv[b * T : (b + 1) * T]
         for h in range(NH):
-            q = rows[:, h * hs : (h + 1) * hs]
-            k = rows[:, C + h * hs : C + (h + 1) * hs]
-            v = rows[:, 2 * C + h * hs : 2 * C + (h + 1) * hs]
-            dq = drows[:, h * hs : (h + 1) * hs]
-            dk = drows[:, C + h * hs : C + (h + 1) * hs]
-            dv = drows[:, 2 * C + h * hs : 2 * C + (h + 1) * hs]
+            q, k, v = parts_of_head(rows, h, hs)
+            dq, dk, dv = parts_of_head(drows, h, hs)
             o = out[b * T : (b + 1) * T, h * hs : (h + 1) * hs]
             do = dout[b * T : (b + 1) * T, h * hs : (h + 1) * hs]
             level = levels[b, h]

@@ -12,6 +12,13 @@ from .numeric import hash32, inlined, kernel
 from .rows import column_function
 
 
+@inlined
+def parts_of_head(qkv, h, hs):
+    """Head h's (T, hs) columns of qkv's (T, 3C): the queries', the keys' and the values'."""
+    C, begin, end = qkv.shape[1] // 3, h * hs, (h + 1) * hs
+    return qkv[:, begin:end], qkv[:, C + begin : C + end], qkv[:, 2 * C + begin : 2 * C + end]
+
+
 @column_function(outputs=1, inputs=2)
 def hide(s, seen):
     """s where seen is 1, else minus infinity."""
