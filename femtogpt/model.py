@@ -63,8 +63,10 @@ def constants(config, dtype=np.float32, bfloat16=None):
     T, C = config.num_tokens, config.embedding_degree
     turns, positions = np.zeros((3, 0, C), dtype), np.zeros((0, C), dtype)
     if config.positional_encoding == "rope":
-        turns = rotary_turns(np.arange(T), config.num_heads, config.head_size,
-                             config.rotary_base).astype(dtype)
+        angles = rotary_turns(np.arange(T), config.num_heads, config.head_size,
+                              config.rotary_base)
+        turns = lined_up(angles.shape, dtype)
+        turns[...] = angles
     elif config.positional_encoding == "absolute":
         positions = sinusoids(T, C).astype(dtype)
     return Constants(config.num_heads, config.recipe == "femto", turns, positions, bfloat16)

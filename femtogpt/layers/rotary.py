@@ -41,21 +41,19 @@ def turn_row(x, after, before, cos, sin_after, sin_before, sign):
 
 @kernel
 def turn(x, turns, num_heads, sign):
-    """rotary_forward with the angles times sign."""
+    """rotary_forward with the angles times sign. x: (B T, 3C)"""
     _, T, C = turns.shape
-    half = C // num_heads // 2
-    # A few rows are copied before the first is turned: a vector read across the border of
-    # two that were just written has to wait for both.
-    rows = np.zeros((16, 2 * C + 2 * half), x.dtype)  # half a head of nothing on both sides
-    for first in range(0, x.shape[0], 16):
-        count = min(16, x.shape[0] - first)
-        for i in range(count):
-            copy_row(rows[i, half:], x[first + i], 2 * C)
-        for i in range(count):
-            t = (first + i) % T
+    B, half = x.shape[0] // T, C // num_heads // 2
+    before = np.zeros((B, 3 * C), x.dtype)  # rows as they were, after C zeros
+    for t in range(T):  # of all sequences, while its turns are near
+        # All are copied before the first is turned: a vector read across the border of two that
+        # were just written has to wait for both.
+        for b in range(B):
+            copy_row(before[b, C:], x[b * T + t], 2 * C)
+        for b in range(B):
             for start in range(0, 2 * C, C):  # queries, keys
-                row = rows[i, start:]
-                turn_row(x[first + i, start:], row[half:], row[2 * half :], row,
+                row = x[b * T + t, start:]
+                turn_row(row, row, row[half:], before[b, C + start - half :],
                          turns[0, t], turns[1, t], turns[2, t], C, sign)
 
 
