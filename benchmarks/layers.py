@@ -21,9 +21,10 @@ from contestants import Sgemm, make, milliseconds
 from steps import CONFIGURATIONS, flops
 
 from femtogpt import model
+from femtogpt.activations import allocate_activations, constants
 from femtogpt.layers.precision import use
 from femtogpt.machine import available_processors
-from femtogpt.model import allocate_activations, constants, initial_parameters
+from femtogpt.model import initial_parameters
 from femtogpt.tensors import lined_up_vectors, views
 
 # What the pass is made of: these are called from Python, everything below them is timed.

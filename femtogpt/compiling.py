@@ -12,11 +12,12 @@ import sys
 import numba
 import numpy as np
 
+from .activations import allocate_activations
 from .config import GPTConfig
 from .layers import numeric
 from .layers.attention import attention_backward
 from .machine import available_processors
-from .model import allocate_activations, initial_parameters
+from .model import initial_parameters
 from .optimizer import OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
 
 # Not -m, which would look for modules in the folder it is called from.

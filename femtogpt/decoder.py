@@ -14,6 +14,7 @@ import math
 
 import numpy as np
 
+from .activations import constants
 from .layers.blocks import COMPILED
 from .layers.denormals import no_denormals
 from .layers.gelu import gelu_forward
@@ -25,7 +26,7 @@ from .layers.rows import add_row, copy_row, exp_row, largest, scale_row
 from .layers.sampling import pick, weigh
 from .layers.team import Team
 from .machine import available_processors
-from .model import add, constants
+from .model import add
 from .tensors import Tensors, views
 
 LARGE = 2_000_000  # parameters from which on it gains to share a token's products among threads

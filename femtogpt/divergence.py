@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from .activations import allocate_activations, constants
 from .errors import FemtoError
-from .model import allocate_activations, constants, loss_and_gradients
+from .model import loss_and_gradients
 from .tensors import named, views
 
 UNKNOWN_PLACE = "the gradient's norm"

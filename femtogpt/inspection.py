@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
+from .activations import allocate_activations, constants
 from .errors import FemtoError
-from .model import allocate_activations, constants, loss_and_gradients
+from .model import loss_and_gradients
 from .tensors import views
 
 

@@ -5,92 +5,19 @@ NH heads, V tokens in the vocabulary. numba compiles this file as it stands; eve
 step of a pass calls a pair of layers/ by name.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
-from .layers.attention import attention_backward, attention_forward, weights_shape
+from .layers.attention import attention_backward, attention_forward
 from .layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .layers.dropout import dropout_backward, dropout_forward
-from .layers.embedding import embedding_backward, embedding_forward, sinusoids
+from .layers.embedding import embedding_backward, embedding_forward
 from .layers.gelu import gelu_backward, gelu_forward
 from .layers.linear import linear_backward, linear_forward
 from .layers.norm import norm_backward, norm_forward
 from .layers.numeric import allocation_free, hash32, inlined
-from .layers.rotary import rotary_backward, rotary_forward, rotary_turns
+from .layers.rotary import rotary_backward, rotary_forward
 from .layers.rows import add_row, copy_row, fill_row
-from .tensors import Tensors, count_parameters, lined_up, lined_up_vectors, views
-
-# The head works on R positions at once, so that [N, V] need never be whole: R V is about LOGITS
-# (32 MB) at most, unless R would fall below MIN_ROWS. Few rows make many trips through the
-# head's weights: at V 50257, C 192, 48 rows made a step 1.17 times as long as these 160 (Zen 4).
-LOGITS, MIN_ROWS = 2**23, 48
-
-
-class Constants(NamedTuple):
-    """What a pass needs besides parameters and tokens. Arrays without rows: not used."""
-
-    num_heads: int
-    normalised_residual: bool  # recipe femto: the residual is taken after the norm
-    turns: np.ndarray  # (3, T, C) with rotary positions, else (3, 0, C)
-    positions: np.ndarray  # (T, C) with fixed sinusoids, else (0, C)
-    bfloat16: bool | None  # as in matmul.py, of all products but attention's
-
-
-class Activations(NamedTuple):
-    """What forward leaves for backward, and backward's own space, for N = B T tokens."""
-
-    x: np.ndarray  # (2 L + 1, N, C)   the stream before each half block, and at the end
-    norm: np.ndarray  # (2 L + 1, N, C)   each of these normalised
-    mean: np.ndarray  # (2 L + 1, N)
-    rstd: np.ndarray  # (2 L + 1, N)
-    qkv: np.ndarray  # (L, N, 3C)   queries and keys already turned
-    weights: np.ndarray  # (L, *weights_shape)   attention's: how much of each value
-    attention: np.ndarray  # (L, N, C)   all heads side by side
-    gelu: np.ndarray  # (L, N, 4C)
-    slope: np.ndarray  # (L, N, 4C)   of GELU
-    logits: np.ndarray  # (R, V)   of R positions at once; then probabilities, then their gradient
-    branch: np.ndarray  # (N, C)   what a half block adds, then its gradient
-    dx: np.ndarray  # (N, C)
-    dnorm: np.ndarray  # (N, C)
-    dqkv: np.ndarray  # (N, 3C)
-    dgelu: np.ndarray  # (N, 4C)
-    keys: np.ndarray  # (B,) uint64   dropout's, of the layer at work
-
-
-def constants(config, dtype=np.float32, bfloat16=None):
-    """The Constants of a config. bfloat16: as precision.use gives it."""
-    T, C = config.num_tokens, config.embedding_degree
-    turns, positions = np.zeros((3, 0, C), dtype), np.zeros((0, C), dtype)
-    if config.positional_encoding == "rope":
-        angles = rotary_turns(np.arange(T), config.num_heads, config.head_size,
-                              config.rotary_base)
-        turns = lined_up(angles.shape, dtype)
-        turns[...] = angles
-    elif config.positional_encoding == "absolute":
-        positions = sinusoids(T, C).astype(dtype)
-    return Constants(config.num_heads, config.recipe == "femto", turns, positions, bfloat16)
-
-
-def activation_shapes(config, sequences):
-    """Activations of shapes, for a micro-batch of `sequences` sequences."""
-    T, C, L = config.num_tokens, config.embedding_degree, config.num_layers
-    N, V = sequences * T, config.vocab_size
-    parts = -(-N // max(MIN_ROWS, LOGITS // V))
-    return Activations(
-        x=(2 * L + 1, N, C), norm=(2 * L + 1, N, C), mean=(2 * L + 1, N), rstd=(2 * L + 1, N),
-        qkv=(L, N, 3 * C), weights=(L, *weights_shape(T, sequences, config.num_heads)),
-        attention=(L, N, C),
-        gelu=(L, N, 4 * C), slope=(L, N, 4 * C), logits=(-(-N // parts), V),
-        branch=(N, C), dx=(N, C), dnorm=(N, C), dqkv=(N, 3 * C), dgelu=(N, 4 * C),
-        keys=(sequences,),
-    )
-
-
-def allocate_activations(config, sequences, dtype=np.float32):
-    """Activations for a micro-batch of `sequences` sequences."""
-    *shapes, keys = activation_shapes(config, sequences)
-    return Activations(*(lined_up(shape, dtype) for shape in shapes), np.empty(keys, np.uint64))
+from .tensors import Tensors, count_parameters, lined_up_vectors, views
 
 
 def initial_parameters(config, seed):

@@ -15,18 +15,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from .activations import activation_shapes, allocate_activations, constants
 from .errors import FemtoError
 from .layers import matmul
 from .layers.denormals import no_denormals
 from .machine import available_processors
-from .model import (
-    activation_shapes,
-    allocate_activations,
-    constants,
-    loss_and_gradients,
-    loss_and_some_gradients,
-    summed_loss,
-)
+from .model import loss_and_gradients, loss_and_some_gradients, summed_loss
 from .optimizer import BLOCK, sum_shards
 from .ranks import ALONE, cut
 from .reduction import Branches, SumOverRanks

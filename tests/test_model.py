@@ -8,16 +8,10 @@ import numpy as np
 import pytest
 from gradients import check
 
-from femtogpt import model
+from femtogpt.activations import allocate_activations, constants
 from femtogpt.config import POSITIONAL_ENCODINGS, RECIPES, GPTConfig
 from femtogpt.errors import FemtoError
-from femtogpt.model import (
-    allocate_activations,
-    constants,
-    initial_parameters,
-    loss_and_gradients,
-    summed_loss,
-)
+from femtogpt.model import initial_parameters, loss_and_gradients, summed_loss
 from femtogpt.tensors import (
     MUON_FIELDS,
     Tensors,
@@ -185,8 +179,8 @@ def test_the_head_in_parts_gives_the_same(monkeypatch, rows, used):
     tokens, targets = some_tokens(config, 2)
     flat = some_parameters(config)
     loss, _, gradient = loss_and_gradient(config, flat, tokens, targets)
-    monkeypatch.setattr(model, "LOGITS", rows * config.vocab_size)
-    monkeypatch.setattr(model, "MIN_ROWS", 1)
+    monkeypatch.setattr("femtogpt.activations.LOGITS", rows * config.vocab_size)
+    monkeypatch.setattr("femtogpt.activations.MIN_ROWS", 1)
     in_parts, activations, other = loss_and_gradient(config, flat, tokens, targets)
     assert activations.logits.shape == (used, config.vocab_size)
     assert in_parts == pytest.approx(loss, rel=1e-14)

@@ -7,16 +7,10 @@ import numpy as np
 import pytest
 
 from femtogpt import parallel
+from femtogpt.activations import activation_shapes, allocate_activations, constants
 from femtogpt.config import GPTConfig
 from femtogpt.data import draw_batch
-from femtogpt.model import (
-    activation_shapes,
-    allocate_activations,
-    constants,
-    initial_parameters,
-    loss_and_gradients,
-    summed_loss,
-)
+from femtogpt.model import initial_parameters, loss_and_gradients, summed_loss
 from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
 from femtogpt.parallel import Engine, count_shards, cut, memory_to_train
 from femtogpt.tensors import count_parameters, views

@@ -10,6 +10,7 @@ from test_model import some_parameters, some_tokens
 from test_vectors import start
 
 from femtogpt import checkpoint
+from femtogpt.activations import allocate_activations, constants
 from femtogpt.cli import main
 from femtogpt.cli.options import say_if_compiling
 from femtogpt.config import GPTConfig
@@ -17,7 +18,7 @@ from femtogpt.data import draw_batch
 from femtogpt.errors import FemtoError
 from femtogpt.layers import matmul, numeric, precision
 from femtogpt.layers.vectors import HAS_BFLOAT16
-from femtogpt.model import allocate_activations, constants, initial_parameters, loss_and_gradients
+from femtogpt.model import initial_parameters, loss_and_gradients
 from femtogpt.optimizer import fresh_state, update
 from femtogpt.parallel import Engine
 from femtogpt.run import Run

@@ -24,17 +24,12 @@ from mpirun import all_ended, begin, fill, finish, in_proc, mpi, processes
 from small import environment, fresh_model, some_run, text
 
 from femtogpt import checkpoint, muon, parallel
+from femtogpt.activations import allocate_activations, constants
 from femtogpt.config import GPTConfig
 from femtogpt.data import draw_batch
 from femtogpt.errors import FemtoError
 from femtogpt.launch import SIZES as SIZE_VARIABLES
-from femtogpt.model import (
-    allocate_activations,
-    constants,
-    initial_parameters,
-    loss_and_gradients,
-    loss_and_some_gradients,
-)
+from femtogpt.model import initial_parameters, loss_and_gradients, loss_and_some_gradients
 from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, ownership, sum_tree, update
 from femtogpt.parallel import Engine, count_shards
 from femtogpt.ranks import Ranks, cut, find

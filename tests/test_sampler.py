@@ -8,6 +8,7 @@ import pytest
 from small import fresh_model
 
 from femtogpt import decoder as decoding
+from femtogpt.activations import allocate_activations, constants
 from femtogpt.config import POSITIONAL_ENCODINGS, RECIPES
 from femtogpt.decoder import MOST_THREADS, Decoder
 from femtogpt.errors import FemtoError
@@ -15,7 +16,7 @@ from femtogpt.layers.blocks import COMPILED
 from femtogpt.layers.numeric import kernel
 from femtogpt.layers.row_product import assist, rows_product
 from femtogpt.layers.team import Team
-from femtogpt.model import allocate_activations, constants, model_forward
+from femtogpt.model import model_forward
 from femtogpt.sampler import BLOCK, draw, generate, generate_together
 from femtogpt.tensors import views
 

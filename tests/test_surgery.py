@@ -10,12 +10,13 @@ from small import fresh_model, some_run, text
 
 import femtogpt.surgery.compare
 from femtogpt import checkpoint
+from femtogpt.activations import allocate_activations, constants
 from femtogpt.checkpoint import History
 from femtogpt.cli import main
 from femtogpt.decoder import Decoder
 from femtogpt.errors import FemtoError
 from femtogpt.looks import Look
-from femtogpt.model import allocate_activations, constants, summed_loss
+from femtogpt.model import summed_loss
 from femtogpt.optimizer import fresh_state, update
 from femtogpt.parallel import Engine
 from femtogpt.run import earlier_runs

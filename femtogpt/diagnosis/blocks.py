@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from ..activations import allocate_activations, constants
 from ..data import spread_windows
 from ..inspection import attention_weights
-from ..model import allocate_activations, constants, loss_and_gradients
+from ..model import loss_and_gradients
 from ..tensors import views
 from .finding import Finding
 

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
+from ..activations import allocate_activations, constants
 from ..data import spread_windows
-from ..model import allocate_activations, constants, loss_and_gradients
+from ..model import loss_and_gradients
 from ..tensors import views
 from .finding import Finding
 

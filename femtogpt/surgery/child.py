@@ -26,9 +26,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..activations import constants
 from ..checkpoint import Model
 from ..errors import FemtoError
-from ..model import constants, initial_parameters
+from ..model import initial_parameters
 from ..tensors import views
 from .depth import insert_layers
 from .inherit import inherit_vocabulary

@@ -13,10 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..activations import allocate_activations, constants
 from ..checkpoint import Model
 from ..errors import FemtoError
 from ..looks import with_layers
-from ..model import allocate_activations, constants, initial_parameters, summed_loss
+from ..model import initial_parameters, summed_loss
 from ..optimizer import fresh_state
 from ..tensors import NAMES, ranges, shape_table, views
 

@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 
+from ...activations import constants
 from ...layers.gelu import CUBIC, LINEAR
 from ...layers.norm import EPS
-from ...model import constants
 from ...tensors import named
 from .format import TYPES, node, tensor, value_info
 
