@@ -47,6 +47,10 @@ class Activations(NamedTuple):
     dqkv: np.ndarray  # (N, 3C)
     dgelu: np.ndarray  # (N, 4C)
     keys: np.ndarray  # (B,) uint64   dropout's, of the layer at work
+    number: np.ndarray  # (N,) int64   the number of each position's token in `distinct`
+    distinct: np.ndarray  # (N,) int64   the tokens that differ
+    count: np.ndarray  # (1,) int64   how many they are
+    place: np.ndarray  # (V,) int64   number_tokens' own
 
 
 def constants(config, dtype=np.float32, bfloat16=None):
@@ -74,11 +78,13 @@ def activation_shapes(config, sequences):
         attention=(L, N, C),
         gelu=(L, N, 4 * C), slope=(L, N, 4 * C), logits=(-(-N // parts), V),
         branch=(N, C), dx=(N, C), dnorm=(N, C), dqkv=(N, 3 * C), dgelu=(N, 4 * C),
-        keys=(sequences,),
+        keys=(sequences,), number=(N,), distinct=(N,), count=(1,), place=(V,),
     )
 
 
 def allocate_activations(config, sequences, dtype=np.float32):
     """Activations for a micro-batch of `sequences` sequences."""
-    *shapes, keys = activation_shapes(config, sequences)
-    return Activations(*(lined_up(shape, dtype) for shape in shapes), np.empty(keys, np.uint64))
+    *shapes, keys, number, distinct, count, place = activation_shapes(config, sequences)
+    return Activations(
+        *(lined_up(shape, dtype) for shape in shapes), np.empty(keys, np.uint64),
+        *(np.full(shape, -1) for shape in (number, distinct, count, place)))

@@ -9,6 +9,7 @@ import numpy as np
 
 from .layers.attention import attention_backward, attention_forward
 from .layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from .layers.distinct import number_tokens, repeat_backward, repeat_forward
 from .layers.dropout import dropout_backward, dropout_forward
 from .layers.embedding import embedding_backward, embedding_forward
 from .layers.gelu import gelu_backward, gelu_forward
@@ -52,16 +53,35 @@ def draw_keys(keys, sequence_keys, site):
 
 
 @inlined
+def repeats(p, k):
+    """Whether what is before the first attention follows from each token alone (distinct.py)."""
+    positions = p.position_embedding.shape[0] + k.positions.shape[0]
+    return positions == 0 and not k.normalised_residual
+
+
+@inlined
+def rows_that_differ(a, p, l, k):
+    """Of block l's norm before the attention: the first, N or as many as there are tokens."""
+    return a.count[0] if l == 0 and repeats(p, k) else a.x.shape[1]
+
+
+@inlined
 def block_forward(a, p, l, k, rate, sequence_keys):
     """Block l: a.x[2 l] -> a.x[2 l + 2]."""
     N = a.x.shape[1]
     rows = N // sequence_keys.size  # T
 
     # x += attention(norm(x))
-    x, norm = a.x[2 * l], a.norm[2 * l]
+    x, norm, qkv = a.x[2 * l], a.norm[2 * l], a.qkv[l]
+    D = rows_that_differ(a, p, l, k)
+    if D < N:  # each of them once
+        x, norm, qkv = a.branch[:D], norm[:D], a.dqkv[:D]
+        embedding_forward(x, a.distinct[:D], p.token_embedding, k.positions)
     norm_forward(norm, a.mean[2 * l], a.rstd[2 * l], x,
                  p.attention_norm_gain[l], p.attention_norm_bias[l])
-    linear_forward(a.qkv[l], norm, p.query_key_value_weight[l], None, k.bfloat16)
+    linear_forward(qkv, norm, p.query_key_value_weight[l], None, k.bfloat16)
+    if D < N:
+        repeat_forward(a.qkv[l], qkv, a.number)
     if k.turns.shape[1] > 0:
         rotary_forward(a.qkv[l], k.turns, k.num_heads)
     draw_keys(a.keys, sequence_keys, 2 * l)
@@ -73,7 +93,7 @@ def block_forward(a, p, l, k, rate, sequence_keys):
         for b in range(a.keys.size):
             branch = a.branch[b * rows : (b + 1) * rows].reshape(-1)
             dropout_forward(branch, rate, a.keys[b], 0)
-    add(a.x[2 * l + 1], norm if k.normalised_residual else x, a.branch)
+    add(a.x[2 * l + 1], a.norm[2 * l] if k.normalised_residual else a.x[2 * l], a.branch)
 
     # x += mlp(norm(x))
     x, norm = a.x[2 * l + 1], a.norm[2 * l + 1]
@@ -117,12 +137,18 @@ def block_backward(g, a, p, l, k, rate, sequence_keys, fresh):
                        a.keys)
     if k.turns.shape[1] > 0:
         rotary_backward(a.dqkv, k.turns, k.num_heads)
-    linear_backward(a.dnorm, g.query_key_value_weight[l], None,
-                    a.dqkv, a.norm[2 * l], p.query_key_value_weight[l], fresh, k.bfloat16)
+    x, D = a.x[2 * l], rows_that_differ(a, p, l, k)
+    if D < N:
+        x = a.branch[:D]
+        embedding_forward(x, a.distinct[:D], p.token_embedding, k.positions)
+        repeat_backward(a.dqkv, a.number)
+        repeat_backward(a.dx, a.number)
+    linear_backward(a.dnorm[:D], g.query_key_value_weight[l], None,
+                    a.dqkv[:D], a.norm[2 * l][:D], p.query_key_value_weight[l], fresh, k.bfloat16)
     if k.normalised_residual:
         move(a.dnorm, a.dx)
-    norm_backward(a.dx, g.attention_norm_gain[l], g.attention_norm_bias[l], a.dnorm,
-                  a.x[2 * l], a.mean[2 * l], a.rstd[2 * l], p.attention_norm_gain[l])
+    norm_backward(a.dx[:D], g.attention_norm_gain[l], g.attention_norm_bias[l], a.dnorm[:D],
+                  x, a.mean[2 * l], a.rstd[2 * l], p.attention_norm_gain[l])
 
 
 @inlined
@@ -150,6 +176,8 @@ def model_forward(a, p, tokens, k, rate, sequence_keys):
     L = a.qkv.shape[0]
     positions = p.position_embedding if p.position_embedding.shape[0] > 0 else k.positions
     embedding_forward(a.x[0], tokens, p.token_embedding, positions)
+    if repeats(p, k):
+        number_tokens(a.number, a.distinct, a.count, a.place, tokens)
     for l in range(L):
         block_forward(a, p, l, k, rate, sequence_keys)
     norm_forward(a.norm[2 * L], a.mean[2 * L], a.rstd[2 * L], a.x[2 * L],
@@ -169,7 +197,10 @@ def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh):
                       a.x[2 * L], a.mean[2 * L], a.rstd[2 * L], p.final_norm_gain)
     for l in range(top - 1, bottom - 1, -1):
         block_backward(g, a, p, l, k, rate, sequence_keys, fresh)
-    if bottom == 0:
+    if bottom == 0 and repeats(p, k):
+        D = a.count[0]
+        embedding_backward(g.token_embedding, g.position_embedding, a.dx[:D], a.distinct[:D])
+    elif bottom == 0:
         embedding_backward(g.token_embedding, g.position_embedding, a.dx, tokens)
 
 

@@ -17,6 +17,7 @@ from femtogpt.layers import attention as attention_layer
 from femtogpt.layers import long_attention
 from femtogpt.layers.attention import attention_backward, attention_forward, weights_shape
 from femtogpt.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from femtogpt.layers.distinct import number_tokens, repeat_backward, repeat_forward
 from femtogpt.layers.dropout import dropout_backward, dropout_forward
 from femtogpt.layers.embedding import embedding_backward, embedding_forward, sinusoids
 from femtogpt.layers.gelu import gelu_backward, gelu_forward
@@ -134,6 +135,34 @@ def embedding(N, V, C, T):
     return Case(inputs, forward, backward, reference, adds=("table", "positions"))
 
 
+def numbered(tokens, V):
+    """(number, distinct): number_tokens' of tokens below V."""
+    number, distinct, count, place = (np.full(n, -1) for n in (tokens.size, tokens.size, 1, V))
+    number_tokens(number, distinct, count, place, tokens)
+    assert (place == -1).all()
+    return number, distinct[: count[0]]
+
+
+def repeat(N, V, C):
+    tokens = np.random.default_rng(N).integers(0, V, N)
+    number, distinct = numbered(tokens, V)
+
+    def forward(i):
+        out = nans((N, C), i["x"])
+        repeat_forward(out, i["x"], number)
+        return out, None
+
+    def backward(g, dout, i, _):
+        dout = dout.copy()
+        repeat_backward(dout, number)
+        g["x"][...] = dout[: distinct.size]
+
+    def reference(i):
+        return np.array([i["x"][list(distinct).index(token)] for token in tokens])
+
+    return Case({"x": normal(distinct.size, C)}, forward, backward, reference, ("x",))
+
+
 def rotary(N, T, num_heads, hs):
     turns = rotary_turns(np.arange(T), num_heads, hs, 50.0)
 
@@ -199,6 +228,7 @@ SHAPES = {
     gelu: [(3, 20), (1, 1), (5, 65)],
     dropout: [(40, 0.2), (1, 0.0), (65, 0.5, 1000), (33, 0.0)],
     embedding: [(6, 5, 8, 3), (1, 1, 1, 1), (9, 65, 20, 0), (34, 7, 3, 17)],
+    repeat: [(9, 4, 3), (1, 1, 1), (40, 500, 17)],
     rotary: [(6, 3, 2, 4), (1, 1, 1, 2), (14, 7, 3, 10)],
     attention: [(2, 5, 2, 4, 0.3), (1, 1, 1, 1, 0.0), (2, 9, 2, 6, 0.0), (3, 17, 1, 20, 0.2)],
     cross_entropy: [(4, 9), (1, 1), (3, 65)],
@@ -616,3 +646,9 @@ def test_attention_drops_differently_by_head_and_by_key():
     assert not np.array_equal(out[:, :hs], out[:, hs:])
     attention_forward(out, p, one, 2, 0.5, np.array([3, 4], np.uint64))
     assert not np.array_equal(out[:T], out[T:])
+
+
+def test_tokens_are_numbered_as_they_first_occur():
+    number, distinct = numbered(np.array([7, 2, 7, 0, 2, 9]), 10)
+    assert number.tolist() == [0, 1, 0, 2, 1, 3]
+    assert distinct.tolist() == [7, 2, 0, 9]

@@ -52,8 +52,9 @@ def loss_and_gradient(config, flat, tokens, targets, rate=0.0, scale=1.0, gradie
     """(summed loss, activations, gradient) of the whole pass, in flat's type."""
     sequences = tokens.size // config.num_tokens
     activations = allocate_activations(config, sequences, flat.dtype)
-    for array in activations[:-1]:
-        array[...] = np.nan  # nothing may be read that this pass has not written
+    for array in activations:
+        if array.dtype == flat.dtype:
+            array[...] = np.nan  # nothing may be read that this pass has not written
     gradient = np.zeros_like(flat) if gradient is None else gradient
     loss = loss_and_gradients(
         views(gradient, config), activations, views(flat, config), tokens, targets,
