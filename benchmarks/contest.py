@@ -33,15 +33,16 @@ class Contestant:
     """A process that does steps when it is asked to. A context manager.
 
     kind: "ours", "torch" or "sgemm". shape: (V, T, C, L, NH, batch size). environment: a
-    dict, beside our own. precision: float32, or bf16, PyTorch's by its autocast. ready: what the
+    dict, beside our own. precision: float32, or bf16, PyTorch's by its autocast. text: a file to
+    train on [default: random tokens]. ready: what the
     process said of itself, after two steps; answer: the last, with its peak resident memory and
     the processors' seconds it used.
     """
 
     def __init__(self, kind, threads, shape=None, optimizer="adamw", environment=None,
-                 precision="float32"):
+                 precision="float32", text=None):
         options = {"threads": threads, "shape": shape, "optimizer": optimizer,
-                   "precision": precision}
+                   "precision": precision, "text": text}
         command = [sys.executable, str(HERE / "contestants.py"), kind, json.dumps(options)]
         self.kind, self.ms = kind, []
         for _ in range(2):

@@ -60,6 +60,21 @@ def random_tokens(vocab_size):
     return np.random.default_rng(0).integers(0, vocab_size, 200_000).astype(np.uint16)
 
 
+def text_tokens(path, vocab_size):
+    """A text's bytes, where a vocabulary has 256 tokens; its letters, where it has as many; else
+    tokens of BPE trained on it."""
+    from femtogpt.tokenizer import ByteTokenizer, train_bpe, train_char
+
+    text = Path(path).read_bytes()
+    tokenizer = ByteTokenizer()
+    if vocab_size != 256:
+        tokenizer = train_char(text)
+        if tokenizer.vocab_size != vocab_size:
+            tokenizer = train_bpe([text], vocab_size)
+    assert tokenizer.vocab_size == vocab_size, f"{path} has too little text for {vocab_size} tokens"
+    return tokenizer.encode(text).astype(np.uint16)
+
+
 def resident_mb():
     """The most memory this process ever held; None where the system doesn't tell."""
     try:  # Linux; getrusage there counts what the parent held when it forked
@@ -86,12 +101,13 @@ def milliseconds(function):
     return (time.perf_counter() - before) * 1000
 
 
-def make(kind, threads, shape, optimizer, precision="float32"):
+def make(kind, threads, shape, optimizer, precision="float32", text=None):
     if kind == "sgemm":
         return Sgemm(threads)
     *numbers, batch_size = shape
     config = GPTConfig(*numbers)
-    tokens = random_tokens(config.vocab_size)
+    tokens = (text_tokens(text, config.vocab_size) if text else
+              random_tokens(config.vocab_size))
     if kind == "ours":
         return Ours(config, tokens, batch_size, threads, optimizer, precision)
     from peer import Stepper

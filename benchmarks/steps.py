@@ -39,18 +39,18 @@ def flops(shape):
 
 
 def measure(shape, threads, seconds, optimizer="adamw", vectors=None, peers=(),
-            precision="float32"):
+            precision="float32", text=None):
     """The figures of one shape, as a dict. peers: as contest.peers finds them."""
     environment = {"FEMTOGPT_VECTORS": vectors} if vectors else None
     with contextlib.ExitStack() as stack:
         def start(*arguments):
-            return stack.enter_context(contest.Contestant(*arguments))
+            return stack.enter_context(contest.Contestant(*arguments, text=text))
 
         ours = start("ours", threads, shape, optimizer, environment, precision)
-        others = {name: start("torch", threads, shape, "adamw", environment, precision)
-                  for name, environment in peers}
+        others = {name: start("torch", threads, shape, "adamw", opened, precision)
+                  for name, opened in peers}
         if precision != "float32":
-            others["float32"] = start("ours", threads, shape, optimizer, environment)
+            others["float32"] = start("ours", threads, shape, optimizer, environment, "float32")
         # The peak beside each configuration: the machine's speed drifts.
         sgemm = start("sgemm", min(threads, available_processors()))
         load = contest.alternate([ours, *others.values(), sgemm], seconds)
@@ -87,25 +87,28 @@ def main():
                         help="the processor's that ours uses [default: its widest]")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32",
                         help="of products, PyTorch's by its autocast; bf16: ours in float32 too")
+    parser.add_argument("--text", metavar="FILE",
+                        help="to train on: its bytes, letters or BPE [default: random tokens]")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if unknown := set(options.configurations) - set(CONFIGURATIONS):
         parser.error(f"no such configuration: {', '.join(sorted(unknown))}")
-    common = {"machine": contest.machine(), "threads": options.threads,
+    common = {"machine": contest.machine(), "threads": options.threads, "text": options.text,
               "optimizer": options.optimizer, "precision": options.precision}
     columns = COLUMNS if options.precision == "float32" else COLUMNS + FLOAT32
     with tempfile.TemporaryDirectory() as folder:
         peers, missing = ([], []) if options.no_torch else contest.peers(folder)
         if not options.json:
             chosen = ", ".join(filter(None, (
-                options.optimizer, options.precision, options.vectors)))
+                options.optimizer, options.precision, options.vectors, options.text)))
             print(f"{contest.machine()}, {options.threads} threads, {chosen}", *missing, "",
                   sep="\n")
             contest.print_heading("", *(heading for heading, _, _ in columns))
         for name in options.configurations:
             result = measure(CONFIGURATIONS[name], options.threads, options.seconds,
-                             options.optimizer, options.vectors, peers, options.precision)
+                             options.optimizer, options.vectors, peers, options.precision,
+                             options.text)
             if options.json:
                 print(json.dumps({"configuration": name, **result, **common,
                                   "missing": missing}), flush=True)

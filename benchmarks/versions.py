@@ -39,10 +39,10 @@ def shape_of(name):
     return name, numbers
 
 
-def measure(trees, shape, threads, seconds, precision="float32"):
+def measure(trees, shape, threads, seconds, precision="float32", text=None):
     """(milliseconds, resident MB) of each."""
     contestants = [contest.Contestant("ours", threads, shape, "adamw", {"PYTHONPATH": tree},
-                                      precision) for tree in trees]
+                                      precision, text) for tree in trees]
     try:
         contest.alternate(contestants, seconds)
         return [(c.median, c.answer["resident_mb"]) for c in contestants]
@@ -59,6 +59,8 @@ def main():
                         help=f"{', '.join(CONFIGURATIONS)} or V,T,C,L,NH,batch")
     parser.add_argument("--threads", type=int, default=available_processors())
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
+    parser.add_argument("--text", metavar="FILE",
+                        help="to train on: its bytes, letters or BPE [default: random tokens]")
     parser.add_argument("--seconds", type=float, default=30, help="for each configuration")
     options = parser.parse_args()
     print(contest.machine(), "\n")
@@ -67,7 +69,8 @@ def main():
         trees = [check_out(commit, folder) for commit in (options.old, options.new)]
         for name, shape in options.configurations:
             (old, before), (new, after) = measure(trees, shape, options.threads,
-                                                  options.seconds, options.precision)
+                                                  options.seconds, options.precision,
+                                                  options.text)
             memory = (contest.shown(before, ".0f"), contest.shown(after, ".0f"))
             print(contest.row(name, f"{old:.1f}", f"{new:.1f}", f"{new / old:.3f}", *memory),
                   flush=True)
