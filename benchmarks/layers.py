@@ -23,6 +23,7 @@ from steps import CONFIGURATIONS, flops
 from femtogpt import model
 from femtogpt.activations import allocate_activations, constants
 from femtogpt.layers.precision import use
+from femtogpt.layers.turns import NO_TURN
 from femtogpt.machine import available_processors
 from femtogpt.model import initial_parameters
 from femtogpt.tensors import lined_up_vectors, views
@@ -69,7 +70,7 @@ def one_micro_batch(name, seconds, precision="float32"):
     whole, parts, until = [], [], time.perf_counter() + seconds
     while time.perf_counter() < until or len(whole) < 8:
         clocks.clear()
-        by_python(*arguments, config.num_layers, 0, False)
+        by_python(*arguments, config.num_layers, 0, False, NO_TURN)
         parts.append(dict(clocks))
         whole.append(milliseconds(lambda: model.loss_and_gradients(*arguments)))
     middle = {key: 1e3 * float(np.median([part[key] for part in parts[3:]])) for key in parts[0]}

@@ -49,13 +49,15 @@ def activations(config, parameters, ids):
         raise FemtoError(f"token ids must be from 0 to {config.vocab_size - 1}")
     padded = np.zeros(T + 1, np.int64)  # later tokens change nothing of what is before them
     padded[:n] = ids
-    p, a = views(parameters, config), allocate_activations(config, 1)
+    p, a = views(parameters, config), allocate_activations(config, 1, keep_all=True)
     loss_and_gradients(p, a, p, padded[:-1], padded[1:], constants(config), 0.0, 0.0,
                        np.zeros(1, np.uint64))
     found = {"embedding": a.x[0]}
     for l in range(config.num_layers):
         found |= {
-            f"layers.{l}.attention_norm": a.norm[2 * l],
+            # The first block's may be one row for each token that differs.
+            f"layers.{l}.attention_norm": a.norm[2 * l][a.number if l == 0 and a.count[0] > 0
+                                                        else slice(None)],
             f"layers.{l}.query_key_value": a.qkv[l],
             f"layers.{l}.attention_weights": attention_weights(a.qkv[l, :n], config.num_heads),
             f"layers.{l}.attention": a.attention[l],

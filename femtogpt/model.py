@@ -13,12 +13,16 @@ from .layers.distinct import number_tokens, repeat_backward, repeat_forward
 from .layers.dropout import dropout_backward, dropout_forward
 from .layers.embedding import embedding_backward, embedding_forward
 from .layers.gelu import gelu_backward, gelu_forward
-from .layers.linear import linear_backward, linear_forward
+from .layers.linear import linear_backward, linear_forward, parameters_backward
+from .layers.matmul import matmul
 from .layers.norm import norm_backward, norm_forward
 from .layers.numeric import allocation_free, hash32, inlined
 from .layers.rotary import rotary_backward, rotary_forward
 from .layers.rows import add_row, copy_row, fill_row
+from .layers.turns import NO_TURN, end_stage, wait_for
 from .tensors import Tensors, count_parameters, lined_up_vectors, views
+
+HEAD_COLUMNS = 6144  # of a huge model that are summed in one turn
 
 
 def initial_parameters(config, seed):
@@ -53,6 +57,18 @@ def draw_keys(keys, sequence_keys, site):
 
 
 @inlined
+def kept(rows, i):
+    """What forward left there as number i. Of a huge model it is gone, and this is the space."""
+    return rows[i % rows.shape[0]]
+
+
+@inlined
+def is_huge(a):
+    """Whether norms and GELU are not kept, for the memory they take, and backward makes them."""
+    return a.norm.shape[0] == 1
+
+
+@inlined
 def repeats(p, k):
     """Whether what is before the first attention follows from each token alone (distinct.py)."""
     positions = p.position_embedding.shape[0] + k.positions.shape[0]
@@ -72,7 +88,7 @@ def block_forward(a, p, l, k, rate, sequence_keys):
     rows = N // sequence_keys.size  # T
 
     # x += attention(norm(x))
-    x, norm, qkv = a.x[2 * l], a.norm[2 * l], a.qkv[l]
+    x, norm, qkv = a.x[2 * l], kept(a.norm, 2 * l), a.qkv[l]
     D = rows_that_differ(a, p, l, k)
     if D < N:  # each of them once
         x, norm, qkv = a.branch[:D], norm[:D], a.dqkv[:D]
@@ -93,15 +109,19 @@ def block_forward(a, p, l, k, rate, sequence_keys):
         for b in range(a.keys.size):
             branch = a.branch[b * rows : (b + 1) * rows].reshape(-1)
             dropout_forward(branch, rate, a.keys[b], 0)
-    add(a.x[2 * l + 1], a.norm[2 * l] if k.normalised_residual else a.x[2 * l], a.branch)
+    add(a.x[2 * l + 1], kept(a.norm, 2 * l) if k.normalised_residual else a.x[2 * l], a.branch)
 
     # x += mlp(norm(x))
-    x, norm = a.x[2 * l + 1], a.norm[2 * l + 1]
+    x, norm = a.x[2 * l + 1], kept(a.norm, 2 * l + 1)
     norm_forward(norm, a.mean[2 * l + 1], a.rstd[2 * l + 1], x,
                  p.mlp_norm_gain[l], p.mlp_norm_bias[l])
     linear_forward(a.slope[l], norm, p.up_weight[l], p.up_bias[l], k.bfloat16)
-    gelu_forward(a.gelu[l], a.slope[l])
-    linear_forward(a.branch, a.gelu[l], p.down_weight[l], p.down_bias[l], k.bfloat16)
+    gelu, slope = kept(a.gelu, l), a.slope[l]
+    if is_huge(a):  # backward makes both
+        slope = a.dgelu
+        copy(slope, a.slope[l])
+    gelu_forward(gelu, slope)
+    linear_forward(a.branch, gelu, p.down_weight[l], p.down_bias[l], k.bfloat16)
     add(a.x[2 * l + 2], norm if k.normalised_residual else x, a.branch)
 
 
@@ -113,15 +133,20 @@ def block_backward(g, a, p, l, k, rate, sequence_keys, fresh):
     rows = N // sequence_keys.size  # T
 
     # x += mlp(norm(x))
+    x, norm, gelu = a.x[2 * l + 1], kept(a.norm, 2 * l + 1), kept(a.gelu, l)
+    if is_huge(a):
+        gelu_forward(gelu, a.slope[l])
+        norm_forward(norm, a.mean[2 * l + 1], a.rstd[2 * l + 1], x,
+                     p.mlp_norm_gain[l], p.mlp_norm_bias[l])
     linear_backward(a.dgelu, g.down_weight[l], g.down_bias[l],
-                    a.dx, a.gelu[l], p.down_weight[l], fresh, k.bfloat16)
+                    a.dx, gelu, p.down_weight[l], fresh, k.bfloat16)
     gelu_backward(a.dgelu, a.slope[l])
     linear_backward(a.dnorm, g.up_weight[l], g.up_bias[l],
-                    a.dgelu, a.norm[2 * l + 1], p.up_weight[l], fresh, k.bfloat16)
+                    a.dgelu, norm, p.up_weight[l], fresh, k.bfloat16)
     if k.normalised_residual:
         move(a.dnorm, a.dx)
     norm_backward(a.dx, g.mlp_norm_gain[l], g.mlp_norm_bias[l], a.dnorm,
-                  a.x[2 * l + 1], a.mean[2 * l + 1], a.rstd[2 * l + 1], p.mlp_norm_gain[l])
+                  x, a.mean[2 * l + 1], a.rstd[2 * l + 1], p.mlp_norm_gain[l])
 
     # x += attention(norm(x))
     copy(a.branch, a.dx)
@@ -143,8 +168,12 @@ def block_backward(g, a, p, l, k, rate, sequence_keys, fresh):
         embedding_forward(x, a.distinct[:D], p.token_embedding, k.positions)
         repeat_backward(a.dqkv, a.number)
         repeat_backward(a.dx, a.number)
+    norm = kept(a.norm, 2 * l)[:D]
+    if is_huge(a):
+        norm_forward(norm, a.mean[2 * l], a.rstd[2 * l], x,
+                     p.attention_norm_gain[l], p.attention_norm_bias[l])
     linear_backward(a.dnorm[:D], g.query_key_value_weight[l], None,
-                    a.dqkv[:D], a.norm[2 * l][:D], p.query_key_value_weight[l], fresh, k.bfloat16)
+                    a.dqkv[:D], norm, p.query_key_value_weight[l], fresh, k.bfloat16)
     if k.normalised_residual:
         move(a.dnorm, a.dx)
     norm_backward(a.dx[:D], g.attention_norm_gain[l], g.attention_norm_bias[l], a.dnorm[:D],
@@ -156,23 +185,30 @@ def head_forward(a, p, targets, k, first, last):
     """The logits of positions first..last, as probabilities in a.logits; their losses' sum."""
     N, L = last - first, a.qkv.shape[0]
     logits = a.logits[:N]
-    linear_forward(logits, a.norm[2 * L, first:last], p.head_weight, p.head_bias, k.bfloat16)
+    linear_forward(logits, kept(a.norm, 2 * L)[first:last], p.head_weight, p.head_bias, k.bfloat16)
     return cross_entropy_forward(logits, logits, targets[first:last])
 
 
 @inlined
-def head_backward(g, a, p, targets, k, first, last, scale):
+def head_backward(g, a, p, targets, k, first, last, scale, turn):
     """Fills a.dnorm of these positions, adds to g. a.logits becomes its own gradient."""
-    N, L = last - first, a.qkv.shape[0]
-    logits = a.logits[:N]
+    (R, V), L = a.logits.shape, a.qkv.shape[0]
+    logits, norm = a.logits[: last - first], kept(a.norm, 2 * L)[first:last]
     cross_entropy_backward(logits, logits, targets[first:last], scale)
-    linear_backward(a.dnorm[first:last], g.head_weight, g.head_bias,
-                    logits, a.norm[2 * L, first:last], p.head_weight, False, k.bfloat16)
+    matmul(a.dnorm[first:last], logits, p.head_weight.T, k.bfloat16)
+    # Some columns at a time, for whoever waits for its turn with them.
+    width, last_part = HEAD_COLUMNS if is_huge(a) else V, (a.dx.shape[0] - 1) // R * R
+    for start in range(0, V, width):
+        stop = min(start + width, V)
+        wait_for(turn, last_part * V + stop)
+        parameters_backward(g.head_weight[:, start:stop], g.head_bias[start:stop],
+                            logits[:, start:stop], norm, False, k.bfloat16)
+        end_stage(turn, first * V + stop)
 
 
 @inlined
 def model_forward(a, p, tokens, k, rate, sequence_keys):
-    """Fills a up to a.norm[2 L], what the head reads. tokens: (N,)."""
+    """Fills a up to the last norm, what the head reads. tokens: (N,)."""
     L = a.qkv.shape[0]
     positions = p.position_embedding if p.position_embedding.shape[0] > 0 else k.positions
     embedding_forward(a.x[0], tokens, p.token_embedding, positions)
@@ -180,38 +216,47 @@ def model_forward(a, p, tokens, k, rate, sequence_keys):
         number_tokens(a.number, a.distinct, a.count, a.place, tokens)
     for l in range(L):
         block_forward(a, p, l, k, rate, sequence_keys)
-    norm_forward(a.norm[2 * L], a.mean[2 * L], a.rstd[2 * L], a.x[2 * L],
+    norm_forward(kept(a.norm, 2 * L), a.mean[2 * L], a.rstd[2 * L], a.x[2 * L],
                  p.final_norm_gain, p.final_norm_bias)
 
 
 @inlined
-def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh):
-    """From a.dnorm, the gradient of a.norm[2 L], to every parameter's. Adds to g.
+def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, turn):
+    """From a.dnorm, the gradient of the last norm, to every parameter's. Adds to g.
 
-    Of blocks top - 1 down to bottom; L and 0 are all, and what is above and below them.
+    Of blocks top - 1 down to bottom; L and 0 are all, and what is above and below them. Stages of
+    a turn, after the head's: the norm, each block, the embedding.
     """
-    L = a.qkv.shape[0]
+    L, before = a.qkv.shape[0], a.dx.shape[0] * a.logits.shape[1]
     if top == L:
+        wait_for(turn, before + 1)
         clear(a.dx)
         norm_backward(a.dx, g.final_norm_gain, g.final_norm_bias, a.dnorm,
                       a.x[2 * L], a.mean[2 * L], a.rstd[2 * L], p.final_norm_gain)
+        end_stage(turn, before + 1)
     for l in range(top - 1, bottom - 1, -1):
+        wait_for(turn, before + 1 + L - l)
         block_backward(g, a, p, l, k, rate, sequence_keys, fresh)
+        end_stage(turn, before + 1 + L - l)
+    if bottom == 0:
+        wait_for(turn, before + 2 + L)
     if bottom == 0 and repeats(p, k):
         D = a.count[0]
         embedding_backward(g.token_embedding, g.position_embedding, a.dx[:D], a.distinct[:D])
     elif bottom == 0:
         embedding_backward(g.token_embedding, g.position_embedding, a.dx, tokens)
+    if bottom == 0:
+        end_stage(turn, before + 2 + L)
 
 
 @allocation_free
 def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, top, bottom,
-                            fresh):
+                            fresh, turn):
     """loss_and_gradients in parts, each of which goes on from the one before.
 
     top, bottom: it goes back through blocks top - 1 to bottom. With top L the forward and the head
     come first, and it returns the loss (else 0); with bottom 0 the embedding comes last.
-    fresh: the blocks' matrices in g hold nothing yet, and are overwritten.
+    fresh: the blocks' matrices in g hold nothing yet, and are overwritten. turn: as in turns.py.
     """
     N, R, L = tokens.size, a.logits.shape[0], a.qkv.shape[0]
     loss = 0.0
@@ -221,13 +266,14 @@ def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_k
             last = min(first + R, N)
             loss += head_forward(a, p, targets, k, first, last)
             if scale != 0:
-                head_backward(g, a, p, targets, k, first, last, scale)
+                head_backward(g, a, p, targets, k, first, last, scale, turn)
     if scale != 0:
-        model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh)
+        model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, turn)
     return loss
 
 
-def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, fresh=False):
+def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, fresh=False,
+                       turn=NO_TURN):
     """The whole pass of a micro-batch: adds scale times the gradients of the summed loss to g.
 
     tokens, targets: (N,) int64, the targets one position later. scale: one over all
@@ -236,7 +282,7 @@ def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, 
     sequence_keys: (B,) uint64. Returns the sum of the losses in nats, float64.
     """
     return loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys,
-                                   a.qkv.shape[0], 0, fresh)
+                                   a.qkv.shape[0], 0, fresh, turn)
 
 
 def summed_loss(a, p, tokens, targets, k, sequence_keys):

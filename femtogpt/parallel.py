@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from .activations import activation_shapes, allocate_activations, constants
+from .activations import HUGE, activation_shapes, allocate_activations, constants
 from .errors import FemtoError
 from .layers import matmul
 from .layers.denormals import no_denormals
+from .layers.turns import Turns
 from .machine import available_processors
 from .model import loss_and_gradients, loss_and_some_gradients, summed_loss
 from .optimizer import BLOCK, sum_shards
@@ -40,10 +41,12 @@ def micro_batch_tokens(config):
 
 
 def count_shards(config, batch_size):
-    """A power of two: up to 8 for small models, fewer where gradients would fill the memory, or
-    shards be so short that to sum their gradients takes long beside computing them."""
+    """A power of two: up to 8 for small models, fewer where gradients would fill the memory (1 for
+    a huge model, which many threads work on in turns.py's way), or shards be so short that to sum
+    their gradients takes long beside computing them."""
     parameters = count_parameters(config)
-    most = 8 if parameters <= 1_000_000 else 4 if parameters <= 16_000_000 else 2
+    most = 1 if parameters > HUGE else 2 if parameters > 16_000_000 else (
+        4 if parameters > 1_000_000 else 8)
     shortest = 80 if config.embedding_degree < 128 else 160
     wanted = max(1, batch_size * config.num_tokens // shortest)
     shards = 1
@@ -55,7 +58,9 @@ def count_shards(config, batch_size):
 def shards_at_once(config, shards, threads):
     """How many shards are computed before what can be summed of them is, each into a gradient of
     its own: those of a batch (with large gradients no more than there are threads), or so many
-    times more that every thread has one. shards: of a batch."""
+    times more that every thread has one. A huge one's threads share one. shards: of a batch."""
+    if count_parameters(config) > HUGE:
+        return 1
     at_once = 1 if count_parameters(config) > LARGE else shards
     while at_once < threads:
         at_once *= 2
@@ -65,8 +70,10 @@ def shards_at_once(config, shards, threads):
 def micro_batch_size(config, shards):
     """Sequences that are worked on at once: the longest shard in passes of about one length."""
     longest = max(stop - start for start, stop in shards)
-    passes = max(1, round(longest * config.num_tokens / micro_batch_tokens(config)))
-    return -(-longest // passes)
+    wanted = micro_batch_tokens(config) / config.num_tokens
+    sequences = math.ceil(longest / max(1, round(longest / wanted)))
+    # One less where that is nearer to what is wanted: passes are whole, too.
+    return max(1, sequences - (sequences - wanted > wanted - (sequences - 1)))
 
 
 class Engine:
@@ -102,6 +109,7 @@ class Engine:
         self.constants = constants(config, bfloat16=bfloat16)
         self.gradients = self._seen = None
         self._adamw_parameters = count_adamw_parameters(config)
+        self._large = count_parameters(config) > LARGE
         self._spaces = queue.SimpleQueue()
         for _ in range(self.threads):
             self._spaces.put(None)  # a thread's activations are made when first needed
@@ -155,21 +163,28 @@ class Engine:
         p = self._views(parameters)
         scale = 1 / (self.batch_size * self.config.num_tokens)
 
-        def compute(shard, row, told):
-            def micro_batch(a, tokens, targets, part, first, last):
+        def compute(turns, row, told):
+            def micro_batch(number, a, tokens, targets, part):
                 arguments = (self._gradient_views[row], a, p, tokens, targets, self.constants,
                              scale, rate, part)
+                first, last = number == 0, number == turns.last
+                if first:  # behind these are the blocks' matrices, which are overwritten
+                    self.gradients[row, : self._adamw_parameters] = 0
+                turn = turns.turn(number)
                 if not (told and last):
-                    return loss_and_gradients(*arguments, first)
+                    return loss_and_gradients(*arguments, first, turn)
                 losses = []
                 for layer in reversed(range(self.config.num_layers)):
-                    losses.append(loss_and_some_gradients(*arguments, layer + 1, layer, first))
+                    losses.append(loss_and_some_gradients(*arguments, layer + 1, layer, first,
+                                                          turn))
                     told.ready(self.config.num_layers - 1 - layer)
                 return losses[0]
 
-            # Behind these are the blocks' matrices, which are overwritten.
-            self.gradients[row, : self._adamw_parameters] = 0
-            return self._over_micro_batches(shard, windows, keys, micro_batch)
+            try:
+                self._over_micro_batches(turns, windows, keys, micro_batch)
+            except BaseException:
+                turns.end()
+                raise
 
         losses, last_pass = [], self.passes[-1]
         for each in self.passes:
@@ -177,8 +192,13 @@ class Engine:
             told = self._over_ranks if each is last_pass else None
             if told:
                 told.begin(self.gradients, pairs, len(rows))
-            work = zip(self.shards[slice(*own)], rows, strict=True)
-            losses += self.map(lambda job, told=told: compute(*job, told), work)
+            # A small model's turns are too short to wait for.
+            crew = max(1, self.threads // len(rows)) if self._large else 1  # threads of a shard
+            shards = [Turns(self._micro_batches(*shard), crew)
+                      for shard in self.shards[slice(*own)]]
+            self.map(lambda job, told=told: compute(*job, told),
+                     crew * list(zip(shards, rows, strict=True)))
+            losses += [turns.loss for turns in shards]
             if told:
                 told.finish(self._sum, self._squares)
             else:
@@ -200,37 +220,32 @@ class Engine:
         """The mean loss in nats over all positions of windows (any number of them)."""
         p = self._views(parameters)
         keys = np.zeros(len(windows), np.uint64)
-        parts = cut(len(windows), max(1, len(windows) // self.micro_batch))
-        losses = self.map(
-            lambda part: self._over_micro_batches(
-                part, windows, keys,
-                lambda a, tokens, targets, part, *_: summed_loss(
-                    a, p, tokens, targets, self.constants, part),
-            ),
-            parts[slice(*self.ranks.own(len(parts)))],
-        )
-        losses = self.ranks.gather(losses, len(parts)).tolist()
+        count = max(1, len(windows) // self.micro_batch)
+        parts = [Turns(self._micro_batches(*part))
+                 for part in cut(len(windows), count)[slice(*self.ranks.own(count))]]
+        self.map(lambda part: self._over_micro_batches(
+            part, windows, keys, lambda _, a, tokens, targets, part: summed_loss(
+                a, p, tokens, targets, self.constants, part)), parts)
+        losses = self.ranks.gather([part.loss for part in parts], count).tolist()
         return sum(losses) / (len(windows) * self.config.num_tokens)
 
-    def _over_micro_batches(self, span, windows, keys, function):
-        """The sum of function(activations, tokens, targets, keys, first, last) over a span's
-        micro-batches; first, last: whether it is."""
+    def _micro_batches(self, start, stop):
+        """(start, stop) of each micro-batch of a shard."""
+        return [(i, min(i + self.micro_batch, stop)) for i in range(start, stop, self.micro_batch)]
+
+    def _over_micro_batches(self, turns, windows, keys, function):
+        """What function(number, activations, tokens, targets, keys) returns of each micro-batch of
+        turns that nobody else takes is its loss."""
         space = self._spaces.get()
-        total = 0.0
         try:
-            start, stop = span
-            while start < stop:
-                count = min(self.micro_batch, stop - start)
-                if space is None or space.keys.size != count:
-                    space = allocate_activations(self.config, count)
-                part = windows[start : start + count]
+            for number, start, stop in turns:
+                if space is None or space.keys.size != stop - start:
+                    space = allocate_activations(self.config, stop - start)
+                part = windows[start:stop]
                 tokens, targets = part[:, :-1].ravel(), part[:, 1:].ravel()
-                total += function(space, tokens, targets, keys[start : start + count],
-                                  start == span[0], start + count == stop)
-                start += count
+                turns.losses[number] = function(number, space, tokens, targets, keys[start:stop])
         finally:
             self._spaces.put(space)
-        return total
 
 
 def memory_to_train(config, batch_size, threads=None, accumulate=1):
@@ -240,8 +255,10 @@ def memory_to_train(config, batch_size, threads=None, accumulate=1):
     threads = threads or available_processors()
     shards = count_shards(config, batch_size)
     sequences = micro_batch_size(config, cut(batch_size, shards))
+    of_shard = -(-batch_size // shards // sequences) if count_parameters(config) > LARGE else 1
     activations = sum(math.prod(shape) for shape in activation_shapes(config, sequences))
     branches = Branches(accumulate * shards, ALONE, shards_at_once(config, shards, threads))
-    at_work = min(threads, accumulate * shards)
+    at_once = 1 if count_parameters(config) > HUGE else accumulate * shards
+    at_work = min(threads, at_once * of_shard)
     numbers = count_parameters(config) * (3 + branches.rows) + at_work * activations
     return 4 * numbers + 150_000_000

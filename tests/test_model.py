@@ -203,6 +203,19 @@ def test_a_fresh_gradients_matrices_are_overwritten_and_nothing_else(dtype):
     np.testing.assert_allclose(begun, 2 * wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("recipe", ["standard", "femto"])
+def test_a_huge_models_pass_gives_the_same_and_takes_less_memory(recipe, monkeypatch):
+    config = GPTConfig(**SMALL, recipe=recipe)
+    flat, (tokens, targets) = some_parameters(config), some_tokens(config, 2)
+    loss, activations, gradient = loss_and_gradient(config, flat, tokens, targets, 0.2)
+    monkeypatch.setattr("femtogpt.activations.HUGE", 0)
+    again, fewer, other = loss_and_gradient(config, flat, tokens, targets, 0.2)
+    assert (again, other.tolist()) == (loss, gradient.tolist())
+    assert len(fewer.norm) == len(fewer.gelu) == 1 < len(activations.gelu)
+    kept = allocate_activations(config, 2, keep_all=True)
+    assert [a.shape for a in kept] == [a.shape for a in activations]
+
+
 def test_dropout_follows_the_sequences_key_and_is_off_in_summed_loss():
     config = GPTConfig(**{**SMALL, "num_tokens": 8})
     flat = some_parameters(config)

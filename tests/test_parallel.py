@@ -10,7 +10,7 @@ from femtogpt import parallel
 from femtogpt.activations import activation_shapes, allocate_activations, constants
 from femtogpt.config import GPTConfig
 from femtogpt.data import draw_batch
-from femtogpt.model import initial_parameters, loss_and_gradients, summed_loss
+from femtogpt.model import HEAD_COLUMNS, initial_parameters, loss_and_gradients, summed_loss
 from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
 from femtogpt.parallel import Engine, count_shards, cut, memory_to_train
 from femtogpt.tensors import count_parameters, views
@@ -19,19 +19,19 @@ CONFIG = GPTConfig(17, 80, 24, 2, 2)
 TOKENS = np.random.default_rng(0).integers(0, 17, 5000)
 
 
-def parameters():
+def parameters(config=CONFIG):
     """A fresh model's, with no zeros left, so that every gradient counts."""
-    flat = initial_parameters(CONFIG, 1)
+    flat = initial_parameters(config, 1)
     return flat + np.random.default_rng(2).normal(0, 0.05, flat.size).astype(np.float32)
 
 
-def in_one_go(flat, windows, rate, keys):
+def in_one_go(flat, windows, rate, keys, config=CONFIG):
     """(mean loss, gradient) of a batch as one micro-batch."""
-    activations, gradient = allocate_activations(CONFIG, len(windows)), np.zeros_like(flat)
-    count = len(windows) * CONFIG.num_tokens
+    activations, gradient = allocate_activations(config, len(windows)), np.zeros_like(flat)
+    count = len(windows) * config.num_tokens
     loss = loss_and_gradients(
-        views(gradient, CONFIG), activations, views(flat, CONFIG),
-        windows[:, :-1].ravel(), windows[:, 1:].ravel(), constants(CONFIG), 1 / count, rate, keys)
+        views(gradient, config), activations, views(flat, config),
+        windows[:, :-1].ravel(), windows[:, 1:].ravel(), constants(config), 1 / count, rate, keys)
     return loss / count, gradient
 
 
@@ -73,6 +73,61 @@ def test_large_gradients_wait_for_each_other_to_the_same_bits(threads, monkeypat
                     map(math.prod, activation_shapes(CONFIG, engine.micro_batch))))
     assert results[0] == results[1]
     assert rows == [8, {1: 4, 2: 4, 3: 5}[threads]]
+
+
+@pytest.fixture
+def huge(monkeypatch):
+    """Any model is a huge one."""
+    for name in ("activations.HUGE", "parallel.HUGE", "parallel.LARGE"):
+        monkeypatch.setattr(f"femtogpt.{name}", 0)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_threads_add_to_a_huge_gradient_in_turn_to_the_same_bits(accumulate, huge, monkeypatch):
+    config = GPTConfig(HEAD_COLUMNS + 9, 8, 4, 2, 2)
+    monkeypatch.setattr("femtogpt.activations.MIN_ROWS", 3)  # the head in parts, of rows as well
+    monkeypatch.setattr("femtogpt.activations.LOGITS", 0)
+    windows, keys = draw_batch(TOKENS, config.num_tokens, 7 * accumulate, 3, 4)
+    flat = parameters(config)
+    loss, gradient = in_one_go(flat, windows, 0.2, keys, config)
+    results = []
+    for threads in (1, 2, 3, 8):
+        with Engine(config, 7, threads, micro_batch=1, accumulate=accumulate) as engine:
+            assert len(engine.shards) == accumulate
+            for _ in range(2):
+                found, sums, squares = engine.loss_and_gradient(flat, windows, 0.2, keys)
+                results.append((found, sums.tobytes(), squares.tobytes()))
+            assert len(engine.gradients) == min(2, accumulate)
+    assert len(set(results)) == 1
+    assert found == pytest.approx(loss, rel=1e-6)
+    np.testing.assert_allclose(sums, gradient, rtol=1e-3, atol=1e-5 * np.abs(gradient).max())
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_who_waits_for_a_turn_ends_when_another_fails(number, huge, monkeypatch):
+    def compute(g, a, *rest, compute=loss_and_gradients):
+        *_, turn = rest
+        turns.append(turn)
+        if len(turns) == number + 1:
+            raise MemoryError("no more")
+        return compute(g, a, *rest)
+
+    turns = []
+    monkeypatch.setattr(parallel, "loss_and_gradients", compute)
+    windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 6, 3, 4)
+    with (Engine(CONFIG, 6, 3, micro_batch=1) as engine,
+          pytest.raises(MemoryError, match="no more")):
+        engine.loss_and_gradient(parameters(), windows, 0.0, keys)
+    assert 0 not in turns
+
+
+def test_memory_of_a_huge_model_is_that_of_one_gradient(huge):
+    for threads in (1, 2, 8):
+        with Engine(CONFIG, 12, threads) as engine:
+            activations = sum(map(math.prod, activation_shapes(CONFIG, engine.micro_batch)))
+            at_work = min(threads, -(-12 // engine.micro_batch))
+        assert memory_to_train(CONFIG, 12, threads) == 150_000_000 + 4 * (
+            4 * count_parameters(CONFIG) + at_work * activations)
 
 
 @pytest.mark.parametrize("batch_size, accumulate", [(1, 5), (4, 3), (12, 4)])
@@ -164,11 +219,11 @@ def test_nan_parameters_give_a_nan_loss():
         assert math.isfinite(loss) and np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("width", [16, 160, 640])
+@pytest.mark.parametrize("width", [16, 160, 640, 1200])
 def test_shards_are_a_power_of_two_no_more_than_the_batch_and_fewer_for_large_models(width):
     config = GPTConfig(256, 80, width, 8, 8)
     size = count_parameters(config)
-    most = 8 if size <= 1e6 else 4 if size <= 16e6 else 2
+    most = 8 if size <= 1e6 else 4 if size <= 16e6 else 2 if size <= 1e8 else 1
     for batch_size in range(1, 70):
         shards = count_shards(config, batch_size)
         assert shards in (1, 2, 4, 8) and shards <= min(most, batch_size)

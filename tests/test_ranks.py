@@ -165,7 +165,7 @@ def test_layers_have_every_gradient_once(config):
                  windows[:, 1:].ravel(), constants(config), 0.1, 0.0, keys)
     done = []
     for i, layer in enumerate(reversed(range(config.num_layers))):
-        loss_and_some_gradients(*arguments, layer + 1, layer, False)
+        loss_and_some_gradients(*arguments, layer + 1, layer, False, 0)
         done.append([gradient[a:b].copy() for a, b in spans[i]])
     for parts, layer in zip(done, spans, strict=True):
         for part, (start, stop) in zip(parts, layer, strict=True):
@@ -190,7 +190,7 @@ def test_what_is_summed_goes_while_lower_layers_are_computed(monkeypatch):
             return np.zeros(count)
 
     def compute(*arguments, compute=parallel.loss_and_some_gradients):
-        top, _, _ = arguments[-3:]
+        top, _, _, _ = arguments[-4:]
         assert all(event.wait(30) for event in sent[: 3 - top])  # those above this one
         return compute(*arguments)
 

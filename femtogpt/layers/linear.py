@@ -28,6 +28,12 @@ def linear_backward(dx, dweight, dbias, dout, x, weight, first=False, bfloat16=N
     that is None."""
     # dx, x: (N, I)   dweight, weight: (I, O)   dbias: (O,) or None   dout: (N, O)
     matmul(dx, dout, weight.T, bfloat16)
+    parameters_backward(dweight, dbias, dout, x, first, bfloat16)
+
+
+@kernel
+def parameters_backward(dweight, dbias, dout, x, first=False, bfloat16=None):
+    """linear_backward without dx."""
     matmul_first(dweight, x.T, dout, first, bfloat16)
     if dbias is not None:
         add_sum_of_rows(dbias, dout)
