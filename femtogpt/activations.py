@@ -3,6 +3,7 @@
 Letters as in model.py.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -90,6 +91,13 @@ def activation_shapes(config, sequences, keep_all=False):
         branch=(N, C), dx=(N, C), dnorm=(N, C), dqkv=(N, 3 * C), dgelu=(N, 4 * C),
         keys=(sequences,), number=(N,), distinct=(N,), count=(1,), place=(V,),
     )
+
+
+def smaller(a, config, sequences):
+    """Activations for fewer sequences, in the memory of a."""
+    parts = (x.reshape(-1)[: math.prod(shape)].reshape(shape)
+             for x, shape in zip(a, activation_shapes(config, sequences), strict=True))
+    return Activations(*parts)._replace(logits=a.logits)
 
 
 def allocate_activations(config, sequences, dtype=np.float32, keep_all=False):

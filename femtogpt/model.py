@@ -192,18 +192,19 @@ def head_forward(a, p, targets, k, first, last):
 @inlined
 def head_backward(g, a, p, targets, k, first, last, scale, turn):
     """Fills a.dnorm of these positions, adds to g. a.logits becomes its own gradient."""
-    (R, V), L = a.logits.shape, a.qkv.shape[0]
+    V, L = a.logits.shape[1], a.qkv.shape[0]
     logits, norm = a.logits[: last - first], kept(a.norm, 2 * L)[first:last]
     cross_entropy_backward(logits, logits, targets[first:last], scale)
     matmul(a.dnorm[first:last], logits, p.head_weight.T, k.bfloat16)
     # Some columns at a time, for whoever waits for its turn with them.
-    width, last_part = HEAD_COLUMNS if is_huge(a) else V, (a.dx.shape[0] - 1) // R * R
+    width = HEAD_COLUMNS if is_huge(a) else V
     for start in range(0, V, width):
         stop = min(start + width, V)
-        wait_for(turn, last_part * V + stop)
+        wait_for(turn, stop)
         parameters_backward(g.head_weight[:, start:stop], g.head_bias[start:stop],
                             logits[:, start:stop], norm, False, k.bfloat16)
-        end_stage(turn, first * V + stop)
+        if last == a.dx.shape[0]:
+            end_stage(turn, stop)
 
 
 @inlined
@@ -225,28 +226,28 @@ def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, 
     """From a.dnorm, the gradient of the last norm, to every parameter's. Adds to g.
 
     Of blocks top - 1 down to bottom; L and 0 are all, and what is above and below them. Stages of
-    a turn, after the head's: the norm, each block, the embedding.
+    a turn, after the V of the head: the norm, each block, the embedding.
     """
-    L, before = a.qkv.shape[0], a.dx.shape[0] * a.logits.shape[1]
+    L, V = a.qkv.shape[0], a.logits.shape[1]
     if top == L:
-        wait_for(turn, before + 1)
+        wait_for(turn, V + 1)
         clear(a.dx)
         norm_backward(a.dx, g.final_norm_gain, g.final_norm_bias, a.dnorm,
                       a.x[2 * L], a.mean[2 * L], a.rstd[2 * L], p.final_norm_gain)
-        end_stage(turn, before + 1)
+        end_stage(turn, V + 1)
     for l in range(top - 1, bottom - 1, -1):
-        wait_for(turn, before + 1 + L - l)
+        wait_for(turn, V + 1 + L - l)
         block_backward(g, a, p, l, k, rate, sequence_keys, fresh)
-        end_stage(turn, before + 1 + L - l)
+        end_stage(turn, V + 1 + L - l)
     if bottom == 0:
-        wait_for(turn, before + 2 + L)
+        wait_for(turn, V + 2 + L)
     if bottom == 0 and repeats(p, k):
         D = a.count[0]
         embedding_backward(g.token_embedding, g.position_embedding, a.dx[:D], a.distinct[:D])
     elif bottom == 0:
         embedding_backward(g.token_embedding, g.position_embedding, a.dx, tokens)
     if bottom == 0:
-        end_stage(turn, before + 2 + L)
+        end_stage(turn, V + 2 + L)
 
 
 @allocation_free

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from .activations import HUGE, activation_shapes, allocate_activations, constants
+from .activations import HUGE, activation_shapes, allocate_activations, constants, smaller
 from .errors import FemtoError
 from .layers import matmul
 from .layers.denormals import no_denormals
@@ -112,7 +112,7 @@ class Engine:
         self._large = count_parameters(config) > LARGE
         self._spaces = queue.SimpleQueue()
         for _ in range(self.threads):
-            self._spaces.put(None)  # a thread's activations are made when first needed
+            self._spaces.put({})  # a thread's activations, by sequences, made when first needed
         self._pool = ThreadPoolExecutor(max(1, self.threads - 1), "femtogpt")
         # Inside workers BLAS must keep to one thread; where we have our own tiles it is not called.
         self._limits = threadpool_limits(1, "blas") if matmul.VECTORS is None else None
@@ -236,16 +236,22 @@ class Engine:
     def _over_micro_batches(self, turns, windows, keys, function):
         """What function(number, activations, tokens, targets, keys) returns of each micro-batch of
         turns that nobody else takes is its loss."""
-        space = self._spaces.get()
+        spaces = self._spaces.get()
         try:
             for number, start, stop in turns:
-                if space is None or space.keys.size != stop - start:
-                    space = allocate_activations(self.config, stop - start)
-                part = windows[start:stop]
+                a, part = self._space(spaces, stop - start), windows[start:stop]
                 tokens, targets = part[:, :-1].ravel(), part[:, 1:].ravel()
-                turns.losses[number] = function(number, space, tokens, targets, keys[start:stop])
+                turns.losses[number] = function(number, a, tokens, targets, keys[start:stop])
         finally:
-            self._spaces.put(space)
+            self._spaces.put(spaces)
+
+    def _space(self, spaces, sequences):
+        """The activations for so many: all in one memory, for new one takes longer than a pass."""
+        if not spaces:
+            spaces[self.micro_batch] = allocate_activations(self.config, self.micro_batch)
+        if sequences not in spaces:
+            spaces[sequences] = smaller(spaces[self.micro_batch], self.config, sequences)
+        return spaces[sequences]
 
 
 def memory_to_train(config, batch_size, threads=None, accumulate=1):

@@ -92,7 +92,7 @@ def test_threads_add_to_a_huge_gradient_in_turn_to_the_same_bits(accumulate, hug
     loss, gradient = in_one_go(flat, windows, 0.2, keys, config)
     results = []
     for threads in (1, 2, 3, 8):
-        with Engine(config, 7, threads, micro_batch=1, accumulate=accumulate) as engine:
+        with Engine(config, 7, threads, micro_batch=2, accumulate=accumulate) as engine:
             assert len(engine.shards) == accumulate
             for _ in range(2):
                 found, sums, squares = engine.loss_and_gradient(flat, windows, 0.2, keys)
