@@ -30,7 +30,8 @@ from femtogpt.tensors import lined_up_vectors, views
 
 # What the pass is made of: these are called from Python, everything below them is timed.
 PASSES = ("loss_and_some_gradients", "model_forward", "model_backward", "block_forward",
-          "block_backward", "head_forward", "head_backward")
+          "block_backward", "head_forward", "head_backward", "kept", "is_huge", "repeats",
+          "rows_that_differ", "wait_for", "end_stage")
 
 
 def clocked():

@@ -696,8 +696,9 @@ def test_the_first_commands_as_they_stand(folder, shell):
     said = done.stdout.split("\n", 1)
     assert said[0].startswith("model.safetensors: 351,776 parameters")
     assert said[1].startswith("bad") and len(said[1]) == 3 + 100 + 1
+    # The data are others each time, the lines some 15, of which nine in ten are valid.
     kept, total = simple_dummy.valid_lines("\n" + said[1])
-    assert kept >= 0.8 * total > 5
+    assert kept >= 0.6 * total > 5
     assert "Traceback" not in done.stderr
 
 

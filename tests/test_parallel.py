@@ -75,6 +75,20 @@ def test_large_gradients_wait_for_each_other_to_the_same_bits(threads, monkeypat
     assert rows == [8, {1: 4, 2: 4, 3: 5}[threads]]
 
 
+def test_threads_that_have_no_shard_share_those_of_large_models(monkeypatch):
+    windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 30, 3, 4)
+    results, spaces = set(), []
+    for threads, large in ((1, 10**9), (20, 0), (20, 10**9)):
+        monkeypatch.setattr(parallel, "LARGE", large)
+        with Engine(CONFIG, 30, threads, micro_batch=1) as engine:
+            assert len(engine.shards) == 8
+            loss, sums, squares = engine.loss_and_gradient(parameters(), windows, 0.2, keys)
+            results.add((loss, sums.tobytes(), squares.tobytes()))
+            spaces.append(sum(bool(engine._spaces.get()) for _ in range(threads)))
+    assert len(results) == 1
+    assert spaces[0] == 1 and spaces[1] > 8 >= spaces[2]
+
+
 @pytest.fixture
 def huge(monkeypatch):
     """Any model is a huge one."""

@@ -23,7 +23,7 @@ def gelu_row(x):
     square = x * x
     s = 1 / (1 + exp2(x * fma(square, CUBIC * -LOG2_E, LINEAR * -LOG2_E)))
     out = x * s
-    return out, fma(out - out * s, fma(square, 3 * CUBIC, LINEAR), s)
+    return out, fma(fma(-out, s, out), fma(square, 3 * CUBIC, LINEAR), s)
 
 
 @inlined
