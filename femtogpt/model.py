@@ -149,14 +149,16 @@ def block_backward(g, a, p, l, k, rate, sequence_keys, fresh):
                   x, a.mean[2 * l + 1], a.rstd[2 * l + 1], p.mlp_norm_gain[l])
 
     # x += attention(norm(x))
-    copy(a.branch, a.dx)
+    dbranch = a.dx
     if rate > 0:
+        dbranch = a.branch
+        copy(dbranch, a.dx)
         draw_keys(a.keys, sequence_keys, 2 * l + 1)
         for b in range(a.keys.size):
-            branch = a.branch[b * rows : (b + 1) * rows].reshape(-1)
-            dropout_backward(branch, rate, a.keys[b], 0)
+            dropped = dbranch[b * rows : (b + 1) * rows].reshape(-1)
+            dropout_backward(dropped, rate, a.keys[b], 0)
     linear_backward(a.dnorm, g.projection_weight[l], g.projection_bias[l],
-                    a.branch, a.attention[l], p.projection_weight[l], fresh, k.bfloat16)
+                    dbranch, a.attention[l], p.projection_weight[l], fresh, k.bfloat16)
     draw_keys(a.keys, sequence_keys, 2 * l)
     attention_backward(a.dqkv, a.dnorm, a.attention[l], a.weights[l], a.qkv[l], k.num_heads, rate,
                        a.keys)
