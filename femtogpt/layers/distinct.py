@@ -9,7 +9,7 @@ The distinct tokens are numbered as they first occur: number[n] is that of posit
 """
 
 
-from .numeric import inlined, kernel
+from .numeric import kernel
 from .rows import add_row, copy_row
 
 
@@ -29,7 +29,7 @@ def number_tokens(number, distinct, count, place, tokens):
     count[0] = D
 
 
-@inlined
+@kernel
 def repeat_forward(out, x, number):
     """Overwrites out: out[n] = x[number[n]]."""
     # out: (N, C)   x: (D, C)
@@ -37,7 +37,7 @@ def repeat_forward(out, x, number):
         copy_row(out[n], x[number[n]], out.shape[1])
 
 
-@inlined
+@kernel
 def repeat_backward(dout, number):
     """dx of repeat_forward, in place: dout's first D rows become it, dx[d] = the sum of the rows n
     with number[n] = d."""

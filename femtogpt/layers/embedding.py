@@ -7,11 +7,11 @@
 
 import numpy as np
 
-from .numeric import inlined
+from .numeric import kernel
 from .rows import add_row, copy_row
 
 
-@inlined
+@kernel
 def embedding_forward(out, tokens, table, positions):
     """Overwrites out. positions has no rows where nothing is to be added."""
     # out: (N, C)   tokens: (N,)   table: (V, C)   positions: (T, C) or (0, C)
@@ -23,7 +23,7 @@ def embedding_forward(out, tokens, table, positions):
             copy_row(out[n], table[tokens[n]], C)
 
 
-@inlined
+@kernel
 def embedding_backward(dtable, dpositions, dout, tokens):
     """Adds to dtable and dpositions (no rows: no gradient wanted)."""
     # dtable: (V, C)   dpositions: (T, C) or (0, C)   dout: (N, C)   tokens: (N,)

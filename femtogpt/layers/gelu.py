@@ -10,7 +10,7 @@ Since (1 + tanh(z/2)) / 2 is the logistic function s(z) = 1 / (1 + e^-z):
 import math
 
 from .formulas import LOG2_E, exp2, fma
-from .numeric import inlined
+from .numeric import kernel
 from .rows import multiply_row, row_function
 
 LINEAR = 2 * math.sqrt(2 / math.pi)
@@ -26,7 +26,7 @@ def gelu_row(x):
     return out, fma(fma(-out, s, out), fma(square, 3 * CUBIC, LINEAR), s)
 
 
-@inlined
+@kernel
 def gelu_forward(out, x):
     """Overwrites out, and x by the slope: backward needs no more of it."""
     # out, x: (N, F)
@@ -34,7 +34,7 @@ def gelu_forward(out, x):
         gelu_row(out[n], x[n], x[n], x.shape[1])
 
 
-@inlined
+@kernel
 def gelu_backward(dx, slope):
     """dx comes as dout and is overwritten."""
     # dx, slope: (N, F)

@@ -8,7 +8,7 @@ bfloat16: what the products multiply, as in matmul.py.
 """
 
 from .matmul import matmul, matmul_bias, matmul_first
-from .numeric import kernel
+from .numeric import inlined, kernel
 from .rows import add_sum_of_rows
 
 
@@ -31,7 +31,7 @@ def linear_backward(dx, dweight, dbias, dout, x, weight, first=False, bfloat16=N
     parameters_backward(dweight, dbias, dout, x, first, bfloat16)
 
 
-@kernel
+@inlined
 def parameters_backward(dweight, dbias, dout, x, first=False, bfloat16=None):
     """linear_backward without dx."""
     matmul_first(dweight, x.T, dout, first, bfloat16)

@@ -12,7 +12,7 @@ micro-batch before has done, and after it the same of this one.
 import numpy as np
 
 from . import team
-from .numeric import inlined
+from .numeric import kernel
 
 NO_TURN = 0
 ALL = 2**62  # more stages than there are
@@ -48,7 +48,7 @@ class Turns:
         self._done[:] = ALL
 
 
-@inlined
+@kernel
 def wait_for(turn, stages):
     """Until the micro-batch before has done so many."""
     if turn != NO_TURN:
@@ -57,7 +57,7 @@ def wait_for(turn, stages):
             spins = team.wait(spins)
 
 
-@inlined
+@kernel
 def end_stage(turn, stages):
     """This one has done so many."""
     if turn != NO_TURN:
