@@ -1,10 +1,10 @@
 """Shards of a batch over ranks and their threads, and their gradients.
 
 Bits depend neither on the number of ranks nor of threads: how a batch is cut depends on the
-batch and the model alone, a shard is computed by one thread into its own gradient vector, or of a
-large model by several that add to it in turn (layers/turns.py), and shards are added in a fixed tree (reduction.py). Where a rank has more shards than it needs at
-once it computes them in passes, and keeps of those before only the sums that wait for more: of N
-passes log2(N) or so.
+batch and the model alone; a shard is computed by one thread into its own gradient vector, or of a
+large model by several that add to it in turn (layers/turns.py); and shards are added in a fixed
+tree (reduction.py). Where a rank has more shards than it needs at once it computes them in passes,
+and keeps of those before only the sums that wait for more: of N passes log2(N) or so.
 """
 
 import itertools
