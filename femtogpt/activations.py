@@ -15,7 +15,7 @@ from .tensors import count_parameters, lined_up
 
 # The head works on R positions at once, so that [N, V] need never be whole: R V is about LOGITS
 # (64 MB) at most, unless R would fall below MIN_ROWS. Few rows make many trips through the
-# head's weights: at V 50257, C 192, 48 rows made a step 1.17 times as long as these 160 (Zen 4).
+# head's weights: at V 50257, C 192, 48 rows made a step 1.17 times as long as 160 (Zen 4).
 LOGITS, MIN_ROWS = 2**24, 48
 
 # Parameters of a model that is to be trained in little memory rather than in the least time: norms

@@ -72,8 +72,9 @@ def micro_batch_size(config, shards):
     longest = max(stop - start for start, stop in shards)
     wanted = micro_batch_tokens(config) / config.num_tokens
     sequences = math.ceil(longest / max(1, round(longest / wanted)))
-    # One less where that is nearer to what is wanted: passes are whole, too.
-    return max(1, sequences - (sequences - wanted > wanted - (sequences - 1)))
+    if sequences > 1 and sequences - wanted > wanted - (sequences - 1):
+        sequences -= 1  # which is nearer
+    return sequences
 
 
 class Engine:

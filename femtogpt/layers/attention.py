@@ -36,7 +36,8 @@ from .rows import fetch_rows, invert_row, scale_row
 # Queries in a panel: whole vectors of any processor. Half of a wider panel's last one would
 # be empty at T 80: 32 took 1.1 to 1.3 times as long (Zen 4).
 W = 16
-# Up to so many tokens forward keeps p for backward, which takes less than to make it again.
+# Up to so many tokens forward keeps p for backward, which takes less than to make it again
+# (at 256, 3% of attention; but there it is 40 MB of H's).
 KEPT_TOKENS = 255
 
 

@@ -2,12 +2,11 @@
 
 Until a block looks at other positions, all that is computed of a position follows from its token
 alone (positions are turned into queries and keys later), and text has few tokens: of 128 bytes in
-a row some 40 differ. So rows of equal tokens are computed once and repeated; and since the
+a row some 30 differ. So rows of equal tokens are computed once and repeated; and since the
 backward is linear in the gradient, the gradients of equal rows are summed before it.
 
 The distinct tokens are numbered as they first occur: number[n] is that of position n's.
 """
-
 
 from .numeric import kernel
 from .rows import add_row, copy_row
