@@ -117,10 +117,13 @@ def test_loss_is_the_engines_and_short_texts_have_one_too():
 def test_activations_follow_from_one_another(changes):
     state = fresh_model(**changes)
     model, n, C = api.GPT(state), 6, 16
-    ids = np.arange(n)
+    ids = np.arange(n) % 4  # some tokens twice
     found, p = model.activations(ids), model.tensors
     for l in range(2):
         at = f"layers.{l}."
+        values = p[at + "attention.query_key_value.weight"][:, 2 * C :]
+        np.testing.assert_allclose(found[at + "attention_norm"] @ values,
+                                   found[at + "query_key_value"][:, 2 * C :], atol=1e-5)
         before = found["embedding"] if l == 0 else found[f"layers.{l - 1}.output"]
         v = found[at + "query_key_value"][:, 2 * C :].reshape(n, 2, 8).swapaxes(0, 1)
         heads = (found[at + "attention_weights"] @ v).swapaxes(0, 1).reshape(n, C)
