@@ -65,7 +65,7 @@ def test_a_rank_that_stands_still_is_told_of_by_the_other(folder):
     line = next(line for line in run.stdout if "has waited" in line)
     alarm.cancel()
     os.kill(victim, signal.SIGCONT)
-    assert re.search(r"femtogpt: process [01] of 2, on \S+, has waited \d+ s for the others in the "
+    assert re.search(r"femtogpt: process [01] of 2, on \S+, has waited \d+ s for the others in "
                      r"\w+.*, after step \d+$", line)
     finish(run)
     assert (folder / "moved").read_bytes() == (folder / "stood").read_bytes()
