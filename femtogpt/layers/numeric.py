@@ -17,6 +17,8 @@ import platformdirs
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.caching import FunctionCache
+from numba.core.ccallback import CFunc
 
 from .. import __version__
 from .vectors import VECTORS, positional_intrinsic
@@ -91,10 +93,20 @@ def allocation_free(function):
 def _compiled(function, **options):
     # Without _nrt, whether arrays are counted, it is as for the kernel that has this one compiled.
     options |= {**OPTIONS, "nogil": True, "no_cfunc_wrapper": True}  # nothing in C calls them
-    if CACHE_FOLDER is None:
-        return numba.njit(**options)(function)
-    with _numba_cache_in(CACHE_FOLDER):
-        return numba.njit(cache=True, **options)(function)
+    compiled = numba.njit(**options)(function)
+    if CACHE_FOLDER is not None and not numba.config.DISABLE_JIT:
+        with _numba_cache_in(CACHE_FOLDER):
+            compiled._cache = _Cache(function)
+    return compiled
+
+
+class _Cache(FunctionCache):
+    """What numba's cache=True gives a kernel, but a kernel that is loaded may call by their symbols
+    what is not there yet."""
+
+    def load_overload(self, signature, target_context):
+        compile_standalone()
+        return super().load_overload(signature, target_context)
 
 
 def inlined(function):
@@ -115,13 +127,16 @@ def standalone(function):
     each level of a pass: for a long inner function that is most of the compile time.
     """
     count = len(inspect.signature(function).parameters)
-    options = {**OPTIONS, "cache": CACHE_FOLDER is not None}
-    with _numba_cache_in(CACHE_FOLDER):
-        compiled = numba.cfunc(types.void(*[types.int64] * count), **options)(function)
+    compiled = CFunc(function, ((types.int64,) * count, types.void), {}, OPTIONS)
+    if CACHE_FOLDER is not None:
+        with _numba_cache_in(CACHE_FOLDER):
+            compiled.enable_caching()
     symbol = f"{function.__module__}.{function.__name__}"
-    llvm.add_symbol(symbol, compiled.address)
+    _to_compile[symbol] = compiled
 
     def typing(typingctx, *arguments):
+        _make_ready(symbol)
+
         def codegen(context, builder, signature, values):
             kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * count)
             callee = cgutils.get_or_insert_function(builder.module, kind, symbol)
@@ -132,6 +147,23 @@ def standalone(function):
 
     typing.compiled = compiled  # keeps the machine code alive
     return positional_intrinsic(typing, function.__name__, count)
+
+
+_to_compile = {}  # what standalone made, by symbol, until it is compiled or loaded
+
+
+def _make_ready(symbol):
+    if symbol in _to_compile:
+        compiled = _to_compile[symbol]
+        compiled.compile()
+        llvm.add_symbol(symbol, compiled.address)
+        del _to_compile[symbol]
+
+
+def compile_standalone(last_first=False):
+    """Compiles or loads all that standalone made, or sees that it is done."""
+    while _to_compile:
+        _make_ready(next(reversed(_to_compile) if last_first else iter(_to_compile)))
 
 
 _32_BITS = np.uint64(0xFFFFFFFF)
