@@ -1,8 +1,8 @@
 """A first run's compiling, shared with a second process.
 
 numba compiles under one lock, so a second thread would wait; a second process does not, and what
-it compiles lies in the same folder. The first begins with the forward and what the whole pass
-takes by itself; what the pass needs last, and what comes after it, is the second one's.
+it compiles lies in the same folder. The first compiles the forward and the update, the second the
+backward, and then, while the first trains already, what text is generated with.
 """
 
 import contextlib
@@ -12,53 +12,78 @@ import sys
 import numba
 import numpy as np
 
-from .activations import allocate_activations
+from .activations import allocate_activations, constants
 from .config import GPTConfig
-from .layers import numeric
-from .layers.attention import attention_backward
+from .layers import numeric, precision
+from .layers.turns import NO_TURN
 from .machine import available_processors
-from .model import initial_parameters
+from .model import initial_parameters, model_backward, summed_loss
 from .optimizer import OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
+from .tensors import views
 
 # Not -m, which would look for modules in the folder it is called from.
-SECOND = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import main; main()"
+SECOND = f"import sys; *sys.path[:], name = sys.argv[1:]; from {__name__} import main; main(name)"
+# Kernels are compiled for types, not for sizes: each is called once, on a model of a few numbers.
+CONFIG = GPTConfig(vocab_size=16, num_tokens=16, embedding_degree=32, num_layers=2, num_heads=2)
+KEYS = np.zeros(2, np.uint64)  # of two sequences
 
 
 @contextlib.contextmanager
-def in_two_processes():
-    """Has a second process compile, where there is something to do and a processor for it. It is
-    ended with the block at the latest; should it fail, this process compiles all."""
+def in_two_processes(name="float32"):
+    """Has all compiled first that training takes, if there is something to do and a processor for
+    a second process; should that fail, kernels are compiled when they are called, as ever. It is
+    ended with the block at the latest. name: of the products' precision."""
     if (numeric.CACHE_FOLDER is None or numba.config.DISABLE_JIT or available_processors() < 2
-            or numeric.is_compiled("layers_*/attention.attention_backward-*")
-            or not sys.executable):
+            or precision.is_compiled("femtogpt_*/model.model_backward-*", name) or not sys.executable):
         yield
         return
     try:
-        second = subprocess.Popen([sys.executable, "-I", "-c", SECOND, *sys.path],
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        second = subprocess.Popen([sys.executable, "-I", "-c", SECOND, *sys.path, name],
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                   stderr=subprocess.DEVNULL)
     except OSError:
         yield
         return
     try:
+        compile_forward(name)
+        second.stdout.readline()  # its half is done, or it has failed
         yield
     finally:
         second.kill()
-        second.wait()
+        second.communicate()
 
 
-def main():
-    """What the second process does: all of it is called once, on a model of a few numbers, for
-    kernels are compiled for types and not for sizes."""
-    from .sampler import generate  # compiles on import
-
-    config = GPTConfig(vocab_size=16, num_tokens=16, embedding_degree=32, num_layers=2, num_heads=2)
-    a = allocate_activations(config, 2)
-    attention_backward(a.dqkv, a.dnorm, a.attention[0], a.weights[0], a.qkv[0], config.num_heads,
-                       0.0, a.keys)
-    parameters = initial_parameters(config, 1)
+def compile_forward(name):
+    """What the first process compiles: the forward, the loss, and updates."""
+    parameters, a, tokens, k = _small(name)
+    summed_loss(a, views(parameters, CONFIG), tokens, tokens, k, KEYS)
     shards, squares = np.zeros((2, parameters.size), np.float32), np.zeros(9)
     sum_shards(shards, sum_tree(2), squares, 0, 1)
-    update(lambda function, items: [function(item) for item in items], config, parameters,
-           shards[0], squares, fresh_state(config, OPTIMIZERS[0]), 0.0)
-    list(generate(config, parameters, [1], 1, 1, 0.5))
+    update(lambda function, items: [function(item) for item in items], CONFIG, parameters,
+           shards[0], squares, fresh_state(CONFIG, OPTIMIZERS[0]), 0.0)
+
+
+def compile_backward(name):
+    """What the second does."""
+    parameters, a, tokens, k = _small(name)
+    a.count[0] = tokens.size  # as if all differed
+    model_backward(views(np.zeros_like(parameters), CONFIG), a, views(parameters, CONFIG), tokens,
+                   k, 0.0, KEYS, CONFIG.num_layers, 0, True, NO_TURN)
+
+
+def _small(name):
+    """(parameters, activations, tokens, constants) for a pass of two sequences."""
+    return (initial_parameters(CONFIG, 1), allocate_activations(CONFIG, KEYS.size),
+            np.zeros(KEYS.size * CONFIG.num_tokens, np.int64),
+            constants(CONFIG, bfloat16=precision.use(name)))
+
+
+def main(name):
+    """The second process."""
+    numeric.compile_standalone(last_first=True)  # the first begins at the other end
+    compile_backward(name)
+    print(flush=True)  # which the first waits for
+
+    from .sampler import generate  # compiles on import
+
+    list(generate(CONFIG, initial_parameters(CONFIG, 1), [1], 1, 1, 0.5))

@@ -192,8 +192,8 @@ def head_forward(a, p, targets, k, first, last):
 
 
 @inlined
-def head_backward(g, a, p, targets, k, first, last, scale, turn):
-    """Fills a.dnorm of these positions, adds to g. a.logits becomes its own gradient."""
+def head_backward(dweight, dbias, a, p, targets, k, first, last, scale, turn):
+    """Fills a.dnorm of these positions, adds to the head's gradients. a.logits becomes its own."""
     V, L = a.logits.shape[1], a.qkv.shape[0]
     logits, norm = a.logits[: last - first], kept(a.norm, 2 * L)[first:last]
     cross_entropy_backward(logits, logits, targets[first:last], scale)
@@ -203,7 +203,7 @@ def head_backward(g, a, p, targets, k, first, last, scale, turn):
     for start in range(0, V, width):
         stop = min(start + width, V)
         wait_for(turn, stop)
-        parameters_backward(g.head_weight[:, start:stop], g.head_bias[start:stop],
+        parameters_backward(dweight[:, start:stop], dbias[start:stop],
                             logits[:, start:stop], norm, False, k.bfloat16)
         if last == a.dx.shape[0]:
             end_stage(turn, stop)
@@ -223,7 +223,25 @@ def model_forward(a, p, tokens, k, rate, sequence_keys):
                  p.final_norm_gain, p.final_norm_bias)
 
 
-@inlined
+@allocation_free
+def forward_and_head(dweight, dbias, a, p, tokens, targets, k, scale, rate, sequence_keys, turn):
+    """The forward, and the head's backward too: there only some of the logits are kept at a time.
+
+    Returns the loss, as loss_and_gradients. dweight, dbias: the head's gradients, added to; with
+    them a.dnorm is filled, unless scale is 0. turn: as in turns.py, after which the V of the head.
+    """
+    N, R = tokens.size, a.logits.shape[0]
+    model_forward(a, p, tokens, k, rate, sequence_keys)
+    loss = 0.0
+    for first in range(0, N, R):
+        last = min(first + R, N)
+        loss += head_forward(a, p, targets, k, first, last)
+        if scale != 0:
+            head_backward(dweight, dbias, a, p, targets, k, first, last, scale, turn)
+    return loss
+
+
+@allocation_free
 def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, turn):
     """From a.dnorm, the gradient of the last norm, to every parameter's. Adds to g.
 
@@ -242,17 +260,13 @@ def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, 
         block_backward(g, a, p, l, k, rate, sequence_keys, fresh)
         end_stage(turn, V + 1 + L - l)
     if bottom == 0:
+        D = a.count[0] if repeats(p, k) else tokens.size
         wait_for(turn, V + 2 + L)
-    if bottom == 0 and repeats(p, k):
-        D = a.count[0]
-        embedding_backward(g.token_embedding, g.position_embedding, a.dx[:D], a.distinct[:D])
-    elif bottom == 0:
-        embedding_backward(g.token_embedding, g.position_embedding, a.dx, tokens)
-    if bottom == 0:
+        embedding_backward(g.token_embedding, g.position_embedding, a.dx[:D],
+                           a.distinct[:D] if repeats(p, k) else tokens)
         end_stage(turn, V + 2 + L)
 
 
-@allocation_free
 def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, top, bottom,
                             fresh, turn):
     """loss_and_gradients in parts, each of which goes on from the one before.
@@ -261,15 +275,10 @@ def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_k
     come first, and it returns the loss (else 0); with bottom 0 the embedding comes last.
     fresh: the blocks' matrices in g hold nothing yet, and are overwritten. turn: as in turns.py.
     """
-    N, R, L = tokens.size, a.logits.shape[0], a.qkv.shape[0]
     loss = 0.0
-    if top == L:
-        model_forward(a, p, tokens, k, rate, sequence_keys)
-        for first in range(0, N, R):
-            last = min(first + R, N)
-            loss += head_forward(a, p, targets, k, first, last)
-            if scale != 0:
-                head_backward(g, a, p, targets, k, first, last, scale, turn)
+    if top == a.qkv.shape[0]:
+        loss = forward_and_head(g.head_weight, g.head_bias, a, p, tokens, targets, k, scale, rate,
+                                sequence_keys, turn)
     if scale != 0:
         model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, turn)
     return loss
@@ -290,7 +299,6 @@ def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, 
 
 def summed_loss(a, p, tokens, targets, k, sequence_keys):
     """The sum of the losses in nats of a micro-batch, without gradients or dropout."""
-    # No kernel of its own: it would be compiled as long as the forward of the one above.
     return loss_and_gradients(p, a, p, tokens, targets, k, 0.0, 0.0, sequence_keys)
 
 

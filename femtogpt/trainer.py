@@ -106,7 +106,8 @@ class Trainer:
             self.save()  # so that there is something to go back to
         start, began = time.monotonic(), model.step
         saved_at = start
-        with (in_two_processes() if self.ranks.size == 1 else contextlib.nullcontext(),
+        with (in_two_processes(self.run.precision) if self.ranks.size == 1
+              else contextlib.nullcontext(),
               Engine(model.config, self.run.batch_size, self.threads, self.ranks,
                      self._owners, accumulate=self.run.accumulate,
                      bfloat16=precision.use(self.run.precision)) as engine):

@@ -39,7 +39,7 @@ def command(model, datasets, threads, as_json):
     say_if_compiling(loaded.tokenizer)
     with long_reading("tokenizing") as progress:
         tokens = encode_texts(loaded.tokenizer, texts, progress=progress, warn=say)
-    say_if_compiling()
+    say_if_compiling(what="training")
     with long_work("trying rates", "steps") as progress:
         numbers, findings = diagnose(loaded, tokens, threads, progress)
     if as_json:

@@ -70,7 +70,7 @@ def command(context, model, kind, batch_size, accumulate, precision, ranks, band
     require_precision(precision)
     if ranks:
         traffic(config, batch_size, accumulate, ranks)  # now, not after the timing
-    say_if_compiling(precision=precision)
+    say_if_compiling(what="training", precision=precision)
     threads = threads or available_processors()
     step = step_time(config, batch_size, optimizer, threads, accumulate=accumulate,
                      precision=precision)

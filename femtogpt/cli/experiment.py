@@ -132,7 +132,7 @@ def _finish(attempt, name, lock):
         last = trainer.run.last_step
         say(f"{name}, seed {attempt.seed}: {trainer.model.parameters.size:,} parameters, step "
             f"{trainer.model.step} of {last}")
-        say_if_compiling()
+        say_if_compiling(what="training")
         with Progress(trainer) as progress:
             for record in attempt.train(trainer):
                 progress.show(record)

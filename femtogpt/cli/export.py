@@ -77,7 +77,7 @@ def command(file_format, positional, output, model, datasets, dtype, force):
         _to_onnxruntime(output, loaded, datasets)
         return
     if file_format == "html":
-        say_if_compiling(what="decoder")
+        say_if_compiling(what="text")
         notes = html.write(loaded, output, dtype)
     else:
         notes = femto.write(loaded, output)

@@ -65,7 +65,7 @@ def _print_samples(model, prompt, echo, num_samples, probabilities, count, seed,
 
     ids = prompt_ids(model.tokenizer, model.config.num_tokens, prompt)
     seed = random_seed() if seed is None else seed
-    say_if_compiling(what="decoder")
+    say_if_compiling(what="text")
     if probabilities:
         say_legend()
     made, seconds = 0, 0.0

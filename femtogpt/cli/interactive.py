@@ -64,7 +64,7 @@ class Conversation:
 
     def hold(self, lines):
         """Answers each line, up to /quit."""
-        say_if_compiling(what="decoder")
+        say_if_compiling(what="text")
         if self.terminal:
             say("A line is continued. /help tells the commands, Ctrl-D ends.")
         if self.probabilities:

@@ -11,6 +11,10 @@ from ..errors import FemtoError
 
 COMPLETE = "_FEMTOGPT_COMPLETE"  # set, by a shell: femtogpt completes a line, and does nothing else
 COMPILED_TOKENIZERS = ("bpe", "pathpiece")
+# What commands compute: the kernels that it is compiled with, and about how many seconds that takes.
+COMPILED = {"a loss": ("femtogpt_*/model.forward_and_head-*", 8),
+            "training": ("femtogpt_*/model.model_backward-*", 10),
+            "text": ("femtogpt_*/decoder.*", 6)}
 PLAIN_LINE_SECONDS = 10  # between lines where standard error is not a terminal
 
 # Paths, for shells to complete; whether a file can be read is found out on reading it.
@@ -213,27 +217,21 @@ def require_absent(path, force, what):
                          "another name")
 
 
-def say_if_compiling(tokenizer=None, what="model", precision="float32"):
+def say_if_compiling(tokenizer=None, what="a loss", precision="float32"):
     """Numba compiles on first use, which takes a while: says so, once.
 
-    tokenizer: what is about to encode a text; or None, and what: the module that is about to
-    compute, "model", or "decoder" where text is only continued. precision: a run's.
+    tokenizer: what is about to encode a text; or None, and what: of COMPILED, what is about to be
+    computed. precision: a run's.
     """
-    from ..layers.numeric import CACHE_FOLDER, is_compiled
+    from ..layers import numeric
+    from ..layers.precision import is_compiled
 
     if tokenizer is not None and tokenizer.name not in COMPILED_TOKENIZERS:
         return
-    kernels, versions = f"femtogpt_*/{what}.*" if tokenizer is None else "tokenizer_*/*", 1
-    if what == "model" and tokenizer is None:
-        bfloat16 = "layers_*/bfloat16.*"
-        if precision != "float32":
-            kernels = bfloat16
-        elif CACHE_FOLDER is not None:
-            versions += is_compiled(bfloat16)
-    if CACHE_FOLDER is None:
+    kernel, seconds = COMPILED[what] if tokenizer is None else ("tokenizer_*/*", 10)
+    if numeric.CACHE_FOLDER is None:
         say("compiling (each time: the cache folder cannot be written, or others can too) ...")
-    elif not is_compiled(kernels, versions):
-        seconds = 5 if what == "decoder" else 10
+    elif not is_compiled(kernel, precision):
         say(f"compiling for this machine, once: some {seconds} seconds ...")
 
 

@@ -43,7 +43,7 @@ def command(models, port):
     served = [Served(model) for model in models]
     for one in served:
         say_if_compiling(one.reading().model.tokenizer)
-    say_if_compiling(what="decoder")
+    say_if_compiling(what="text")
     for text in warm(served):
         say(f"warning: {text}")
     token = secrets.token_urlsafe()

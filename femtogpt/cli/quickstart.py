@@ -48,7 +48,7 @@ def command(texts, model, seconds, preset, seed, force):
         plan = replace(plan, seconds=seconds or plan.seconds)
         say(f"preset {preset}: {plan.tokenizer}, {shape_text(plan.shape)}")
     else:
-        say_if_compiling()
+        say_if_compiling(what="training")
         plan = choose(look(found), seconds or DEFAULT_SECONDS)
         if plan.tokenizer == "char" and len(texts) > 1:  # init learns characters from one text
             plan = replace(plan, tokenizer="byte")

@@ -53,7 +53,7 @@ def command(context, models, datasets, output, force, threads):
     for path, name, model in zip(models, _names(models), loaded, strict=True):
         tokens = encoded(model.tokenizer, datasets) if text else None
         if not measured:
-            say_if_compiling()
+            say_if_compiling(what="training")
         say(f"looking at {path} ...")
         with long_work("trying rates", "steps") as progress:
             size = os.path.getsize(path) if os.path.exists(path) else None

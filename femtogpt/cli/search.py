@@ -113,7 +113,7 @@ def command(datasets, output, folder, compare, kind, threads, force, as_json, ca
         if not is_at(search, output):
             require_absent(output, force, "model")
         with stop_signals() as stop:
-            say_if_compiling()
+            say_if_compiling(what="training")
             _train(search, compare, vary, stop)
             if not stop.signal:
                 result = conclude(search, output)

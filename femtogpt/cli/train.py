@@ -142,7 +142,7 @@ def command(model, datasets, steps, until_step, threads, save_every, sample_ever
             _look_at_disk(model, loaded)
             say(f"{model}: step {began} -> {run.last_step}, {len(training):,} tokens to train on, "
                 f"{_held_back(run, tokens, validation)}, {run.optimizer}, seed {run.seed}")
-            say_if_compiling(precision=run.precision)
+            say_if_compiling(what="training", precision=run.precision)
             ended = False
             try:
                 if not ranks.highest(stop.signal or 0):

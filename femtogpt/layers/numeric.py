@@ -132,10 +132,9 @@ def standalone(function):
         with _numba_cache_in(CACHE_FOLDER):
             compiled.enable_caching()
     symbol = f"{function.__module__}.{function.__name__}"
-    _to_compile[symbol] = compiled
 
     def typing(typingctx, *arguments):
-        _make_ready(symbol)
+        _make_ready(call)
 
         def codegen(context, builder, signature, values):
             kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * count)
@@ -146,22 +145,29 @@ def standalone(function):
         return types.none(*[types.int64] * count), codegen
 
     typing.compiled = compiled  # keeps the machine code alive
-    return positional_intrinsic(typing, function.__name__, count)
+    call = positional_intrinsic(typing, function.__name__, count)
+    _to_compile[call] = symbol, compiled
+    return call
 
 
-_to_compile = {}  # what standalone made, by symbol, until it is compiled or loaded
+_to_compile = {}  # what standalone made, until it is compiled or loaded
 
 
-def _make_ready(symbol):
-    if symbol in _to_compile:
-        compiled = _to_compile[symbol]
+def _make_ready(call):
+    """Compiles or loads it, and before it what it calls: it cannot be loaded without that."""
+    if call in _to_compile:
+        symbol, compiled = _to_compile[call]
+        function = compiled.__wrapped__
+        for name in function.__code__.co_names:
+            if name in function.__globals__ and isinstance(function.__globals__[name], type(call)):
+                _make_ready(function.__globals__[name])
         compiled.compile()
         llvm.add_symbol(symbol, compiled.address)
-        del _to_compile[symbol]
+        del _to_compile[call]
 
 
 def compile_standalone(last_first=False):
-    """Compiles or loads all that standalone made, or sees that it is done."""
+    """Makes ready all that standalone made."""
     while _to_compile:
         _make_ready(next(reversed(_to_compile) if last_first else iter(_to_compile)))
 

@@ -3,6 +3,7 @@
 Kernels take it as `bfloat16`, None or True: two types, so that each is compiled when first used.
 """
 
+from . import numeric
 from .vectors import HAS_BFLOAT16
 
 PRECISIONS = {"float32": None, "bf16": True}
@@ -21,3 +22,9 @@ def use(precision):
     if PRECISIONS[precision]:
         from . import bfloat16  # noqa: F401
     return PRECISIONS[precision]
+
+
+def is_compiled(kernels, precision="float32"):
+    """numeric.is_compiled of kernels that are compiled for each precision."""
+    pairs = numeric.is_compiled("layers_*/bfloat16.*")
+    return pairs if PRECISIONS[precision] else numeric.is_compiled(kernels, versions=1 + pairs)
