@@ -5,14 +5,17 @@ be transposed: pass x.T), out with contiguous rows. Layers call the functions
 below and nothing else. bfloat16: a and b are rounded to that first (precision.py).
 """
 
+from functools import cache
+
 import numpy as np
 from numba import types
+from numba.core import cgutils
 from numba.extending import overload
 
-from .blocks import tiled, turn_call
-from .numeric import OPTIONS, inlined, kernel
-from .strassen import pays, strassen
-from .vectors import LANES, VECTORS, address_of
+from .blocks import turn_call
+from .numeric import OPTIONS, emit_call, inlined, kernel, make_ready
+from .strassen import product
+from .vectors import I64, LANES, VECTORS, address_of, positional_intrinsic
 
 
 @kernel
@@ -83,35 +86,16 @@ def transpose(out, x):
     out[...] = x.T
 
 
-@overload(_product, jit_options=OPTIONS)
+@overload(_product, jit_options=OPTIONS, inline="always")
 def _product_compiled(out, a, b, start, bfloat16):
     if out.dtype == types.float32 and VECTORS is not None:
         if bfloat16 is types.boolean:
             from .bfloat16 import tiled_pairs
 
-            def by_pairs(out, a, b, start, bfloat16):
-                begin, begin_stride = _start(start)
-                tiled_pairs(address_of(out), out.strides[0] // 4, begin, begin_stride,
-                            address_of(a), a.strides[0] // 4, a.strides[1] // 4,
-                            address_of(b), b.strides[0] // 4, b.strides[1] // 4,
-                            a.shape[0], a.shape[1], b.shape[1])
-
-            return by_pairs
-
-        def by_tiles(out, a, b, start, bfloat16):
-            begin, begin_stride = _start(start)
-            rows, k, columns = a.shape[0], a.shape[1], b.shape[1]
-            c_stride, b_column = out.strides[0] // 4, b.strides[1] // 4
-            if pays(c_stride, b_column, rows, k, columns):
-                strassen(address_of(out), c_stride, begin, begin_stride, address_of(a),
-                         a.strides[0] // 4, a.strides[1] // 4, address_of(b), b.strides[0] // 4,
-                         b_column, rows, k, columns)
-            else:
-                tiled(address_of(out), c_stride, begin, begin_stride, address_of(a),
-                      a.strides[0] // 4, a.strides[1] // 4, address_of(b), b.strides[0] // 4,
-                      b_column, rows, k, columns)
-
-        return by_tiles
+            by_tiles = _of_matrices(tiled_pairs)
+        else:
+            by_tiles = _of_matrices(product)
+        return lambda out, a, b, start, bfloat16: by_tiles(out, a, b, start)
     # numba's np.dot (BLAS) wants contiguous arrays.
     if start in (None, types.none):
         def through_blas(out, a, b, start, bfloat16):
@@ -122,17 +106,37 @@ def _product_compiled(out, a, b, start, bfloat16):
     return through_blas
 
 
-def _start(start):
-    """Where a product starts from: (address, stride of rows), both 0 for nothing."""
+@cache
+def _of_matrices(call):
+    """An intrinsic of (out, a, b, start), where call takes addresses and strides as blocks.tiled.
+    (Written in Python this took the first run a second more: it is compiled for each layout.)"""
 
+    def typing(typingctx, out, a, b, start):
+        make_ready(call)
 
-@overload(_start, jit_options=OPTIONS)
-def _start_compiled(start):
-    if start in (None, types.none):
-        return lambda start: (0, 0)
-    if start.ndim == 1:
-        return lambda start: (address_of(start), 0)
-    return lambda start: (address_of(start), start.strides[0] // 4)
+        def codegen(context, builder, signature, values):
+            def address_and_strides(i):
+                array = context.make_array(signature.args[i])(context, builder, values[i])
+                strides = cgutils.unpack_tuple(builder, array.strides)
+                return array, [builder.ptrtoint(array.data, I64),
+                               *(builder.ashr(stride, I64(2)) for stride in strides)]
+
+            _, (c, c_stride, _) = address_and_strides(0)
+            x, first = address_and_strides(1)
+            y, second = address_and_strides(2)
+            begin = [I64(0), I64(0)]
+            if signature.args[3] != types.none:  # a row begins all rows
+                begin = [*address_and_strides(3)[1][:2]]
+                if signature.args[3].ndim == 1:
+                    begin[1] = I64(0)
+            rows, k = cgutils.unpack_tuple(builder, x.shape)
+            _, columns = cgutils.unpack_tuple(builder, y.shape)
+            emit_call(builder, call, [c, c_stride, *begin, *first, *second, rows, k, columns])
+            return context.get_dummy_value()
+
+        return types.none(out, a, b, start), codegen
+
+    return positional_intrinsic(typing, "by_tiles", 4)
 
 
 @overload(transpose, jit_options=OPTIONS)

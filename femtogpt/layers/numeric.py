@@ -131,45 +131,49 @@ def standalone(function):
     if CACHE_FOLDER is not None:
         with _numba_cache_in(CACHE_FOLDER):
             compiled.enable_caching()
-    symbol = f"{function.__module__}.{function.__name__}"
 
     def typing(typingctx, *arguments):
-        _make_ready(call)
+        make_ready(call)
 
         def codegen(context, builder, signature, values):
-            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * count)
-            callee = cgutils.get_or_insert_function(builder.module, kind, symbol)
-            builder.call(callee, values)
+            emit_call(builder, call, values)
             return context.get_dummy_value()
 
         return types.none(*[types.int64] * count), codegen
 
-    typing.compiled = compiled  # keeps the machine code alive
     call = positional_intrinsic(typing, function.__name__, count)
-    _to_compile[call] = symbol, compiled
+    _symbols[call] = f"{function.__module__}.{function.__name__}"
+    _to_compile[call] = _machine_code[call] = compiled
     return call
 
 
-_to_compile = {}  # what standalone made, until it is compiled or loaded
+_symbols, _machine_code = {}, {}  # of what standalone made, to be kept alive
+_to_compile = {}  # what of it is neither compiled nor loaded
 
 
-def _make_ready(call):
+def emit_call(builder, call, values):
+    """Has the kernel that builder makes call what standalone made. It must be ready."""
+    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(values))
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, _symbols[call]), values)
+
+
+def make_ready(call):
     """Compiles or loads it, and before it what it calls: it cannot be loaded without that."""
     if call in _to_compile:
-        symbol, compiled = _to_compile[call]
+        compiled = _to_compile[call]
         function = compiled.__wrapped__
         for name in function.__code__.co_names:
-            if name in function.__globals__ and isinstance(function.__globals__[name], type(call)):
-                _make_ready(function.__globals__[name])
+            if isinstance(function.__globals__.get(name), type(call)):
+                make_ready(function.__globals__[name])
         compiled.compile()
-        llvm.add_symbol(symbol, compiled.address)
+        llvm.add_symbol(_symbols[call], compiled.address)
         del _to_compile[call]
 
 
 def compile_standalone(last_first=False):
     """Makes ready all that standalone made."""
     while _to_compile:
-        _make_ready(next(reversed(_to_compile) if last_first else iter(_to_compile)))
+        make_ready(next(reversed(_to_compile) if last_first else iter(_to_compile)))
 
 
 _32_BITS = np.uint64(0xFFFFFFFF)

@@ -222,3 +222,15 @@ def _strassen(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column,
 
 
 strassen = standalone(_strassen) if COMPILED else None
+
+
+def _product(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns):
+    """blocks.tiled, or strassen where that pays."""
+    if pays(c_stride, b_column, rows, k, columns):
+        strassen(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k,
+                 columns)
+    else:
+        tiled(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns)
+
+
+product = standalone(_product) if COMPILED else None
