@@ -5,7 +5,7 @@
 
 Runs the pass of femtogpt/model.py itself, one thread and one micro-batch, called from
 Python with a clock around every function it calls (some 0.3 us of each call are the
-clock's); then the same micro-batch as one compiled call, which is what training uses, and
+clock's); then the same micro-batch as compiled, which is what training uses, and
 whole steps on all threads: gradients, their sum, the optimizer, and the threads' waiting.
 """
 
@@ -23,19 +23,18 @@ from steps import CONFIGURATIONS, flops
 from femtogpt import model
 from femtogpt.activations import allocate_activations, constants
 from femtogpt.layers.precision import use
-from femtogpt.layers.turns import NO_TURN
 from femtogpt.machine import available_processors
 from femtogpt.model import initial_parameters
 from femtogpt.tensors import lined_up_vectors, views
 
 # What the pass is made of: these are called from Python, everything below them is timed.
-PASSES = ("loss_and_some_gradients", "model_forward", "model_backward", "block_forward",
+PASSES = ("forward_and_head", "model_forward", "model_backward", "block_forward",
           "block_backward", "head_forward", "head_backward", "kept", "is_huge", "repeats",
           "rows_that_differ", "wait_for", "end_stage")
 
 
 def clocked():
-    """(loss_and_some_gradients run by Python, seconds): seconds[name] adds up as it runs."""
+    """(the kernels of a pass run by Python, seconds): seconds[name] adds up as it runs."""
     seconds = defaultdict(float)
 
     def timed(name, function):
@@ -52,11 +51,11 @@ def clocked():
     names = vars(model) | names
     for name in PASSES:
         names[name] = types.FunctionType(getattr(model, name).py_func.__code__, names)
-    return names["loss_and_some_gradients"], seconds
+    return (names["forward_and_head"], names["model_backward"]), seconds
 
 
 def one_micro_batch(name, seconds, precision="float32"):
-    """Milliseconds of a micro-batch by function, and as one compiled call, one thread."""
+    """Milliseconds of a micro-batch by function, and as compiled, one thread."""
     ours = make("ours", 1, CONFIGURATIONS[name], "adamw")
     config, sequences = ours.config, ours.engine.micro_batch
     N = sequences * config.num_tokens
@@ -67,19 +66,19 @@ def one_micro_batch(name, seconds, precision="float32"):
     arguments = (g, allocate_activations(config, sequences), p, tokens, targets,
                  constants(config, bfloat16=use(precision)), 1e-3, 0.0,
                  np.arange(sequences, dtype=np.uint64))
-    by_python, clocks = clocked()
+    (by_python, clocks), compiled = clocked(), model.kernels_for(*arguments)
     whole, parts, until = [], [], time.perf_counter() + seconds
     while time.perf_counter() < until or len(whole) < 8:
         clocks.clear()
-        by_python(*arguments, config.num_layers, 0, False, NO_TURN)
+        model.loss_and_gradients(*arguments, kernels=by_python)
         parts.append(dict(clocks))
-        whole.append(milliseconds(lambda: model.loss_and_gradients(*arguments)))
+        whole.append(milliseconds(lambda: model.loss_and_gradients(*arguments, kernels=compiled)))
     middle = {key: 1e3 * float(np.median([part[key] for part in parts[3:]])) for key in parts[0]}
-    compiled, core = float(np.median(whole[3:])), Sgemm(1)
+    took, core = float(np.median(whole[3:])), Sgemm(1)
     peak = 2 * PRODUCT**3 / min(milliseconds(core.step) for _ in range(12))
-    share = flops((*CONFIGURATIONS[name][:5], sequences)) / compiled / peak
+    share = flops((*CONFIGURATIONS[name][:5], sequences)) / took / peak
     return {"positions": N, "functions_ms": middle, "functions_sum_ms": sum(middle.values()),
-            "compiled_ms": compiled, "share_of_one_core": share}
+            "compiled_ms": took, "share_of_one_core": share}
 
 
 def whole_steps(name, threads, optimizer, seconds, precision):
@@ -143,7 +142,7 @@ def main():
         print(f"\n{name}: a micro-batch of {one['positions']} positions, one thread, ms")
         for function, ms in sorted(one["functions_ms"].items(), key=lambda item: -item[1]):
             print(f"  {function:24}{ms:9.3f}{ms / one['functions_sum_ms']:7.1%}")
-        print(f"  {'sum':24}{one['functions_sum_ms']:9.3f}\n  {'as one compiled call':24}"
+        print(f"  {'sum':24}{one['functions_sum_ms']:9.3f}\n  {'as compiled':24}"
               f"{one['compiled_ms']:9.3f}   {one['share_of_one_core']:.0%} of the core's sgemm")
         print(f"{name}: a step on {options.threads} threads, ms")
         for part, ms in steps.items():

@@ -1,8 +1,8 @@
 """A first run's compiling, shared with a second process.
 
 numba compiles under one lock, so a second thread would wait; a second process does not, and what
-it compiles lies in the same folder. The first compiles the forward and the update, the second the
-backward, and then, while the first trains already, what text is generated with.
+it compiles lies in the same folder. One compiles the forward and the update, the other the
+backward. Another then compiles what text is generated with, while the first trains already.
 """
 
 import contextlib
@@ -22,49 +22,69 @@ from .optimizer import OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
 from .tensors import views
 
 # Not -m, which would look for modules in the folder it is called from.
-SECOND = f"import sys; *sys.path[:], name = sys.argv[1:]; from {__name__} import main; main(name)"
+OTHER = f"import sys; *sys.path[:], part, name = sys.argv[1:]; from {__name__} import main; " \
+        "main(part, name)"
 # Kernels are compiled for types, not for sizes: each is called once, on a model of a few numbers.
 CONFIG = GPTConfig(vocab_size=16, num_tokens=16, embedding_degree=32, num_layers=2, num_heads=2)
 KEYS = np.zeros(2, np.uint64)  # of two sequences
 
 
-@contextlib.contextmanager
-def in_two_processes(name="float32"):
-    """Has all compiled first that training takes, if there is something to do and a processor for
-    a second process; should that fail, kernels are compiled when they are called, as ever. It is
-    ended with the block at the latest. name: of the products' precision."""
+def compile_training(name="float32", optimizer=OPTIMIZERS[0]):
+    """Has all compiled that training takes, if there is something to do and a processor for a
+    second process; should that fail, kernels are compiled when they are called, as ever. Returns
+    whether there was. name: of the products' precision."""
     if (numeric.CACHE_FOLDER is None or numba.config.DISABLE_JIT or available_processors() < 2
-            or precision.is_compiled("femtogpt_*/model.model_backward-*", name) or not sys.executable):
-        yield
-        return
+            or precision.is_compiled("femtogpt_*/model.model_backward-*", name)
+            or not sys.executable):
+        return False
+    with process("backward", name) as second:
+        compile_forward(name, optimizer)
+        if second is not None:
+            second.wait()
+    return True
+
+
+@contextlib.contextmanager
+def process(part, name="float32"):
+    """One that compiles a part of what main knows, as long as the block lasts at most; None if it
+    cannot be begun."""
     try:
-        second = subprocess.Popen([sys.executable, "-I", "-c", SECOND, *sys.path, name],
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  stderr=subprocess.DEVNULL)
+        begun = subprocess.Popen([sys.executable, "-I", "-c", OTHER, *sys.path, part, name],
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL)
     except OSError:
-        yield
+        yield None
         return
     try:
-        compile_forward(name)
-        second.stdout.readline()  # its half is done, or it has failed
-        yield
+        yield begun
     finally:
-        second.kill()
-        second.communicate()
+        begun.kill()
+        begun.wait()
 
 
-def compile_forward(name):
-    """What the first process compiles: the forward, the loss, and updates."""
+def main(part, name):
+    """What another process does: "backward" or "text"."""
+    if part == "backward":
+        numeric.compile_standalone(last_first=True)  # the first begins at the other end
+        compile_backward(name)
+    else:
+        from .sampler import generate
+
+        list(generate(CONFIG, initial_parameters(CONFIG, 1), [1], 1, 1, 0.5))
+
+
+def compile_forward(name, optimizer):
+    """Also the loss, the gradients' sum and updates."""
     parameters, a, tokens, k = _small(name)
     summed_loss(a, views(parameters, CONFIG), tokens, tokens, k, KEYS)
     shards, squares = np.zeros((2, parameters.size), np.float32), np.zeros(9)
     sum_shards(shards, sum_tree(2), squares, 0, 1)
     update(lambda function, items: [function(item) for item in items], CONFIG, parameters,
-           shards[0], squares, fresh_state(CONFIG, OPTIMIZERS[0]), 0.0)
+           shards[0], squares, fresh_state(CONFIG, optimizer), 0.0)
 
 
 def compile_backward(name):
-    """What the second does."""
+    """From the last norm to the embedding."""
     parameters, a, tokens, k = _small(name)
     a.count[0] = tokens.size  # as if all differed
     model_backward(views(np.zeros_like(parameters), CONFIG), a, views(parameters, CONFIG), tokens,
@@ -76,14 +96,3 @@ def _small(name):
     return (initial_parameters(CONFIG, 1), allocate_activations(CONFIG, KEYS.size),
             np.zeros(KEYS.size * CONFIG.num_tokens, np.int64),
             constants(CONFIG, bfloat16=precision.use(name)))
-
-
-def main(name):
-    """The second process."""
-    numeric.compile_standalone(last_first=True)  # the first begins at the other end
-    compile_backward(name)
-    print(flush=True)  # which the first waits for
-
-    from .sampler import generate  # compiles on import
-
-    list(generate(CONFIG, initial_parameters(CONFIG, 1), [1], 1, 1, 0.5))

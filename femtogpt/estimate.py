@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .compiling import compile_training
 from .layers.precision import use
 from .machine import available_processors
 from .model import initial_parameters
@@ -57,6 +58,7 @@ def step_time(config, batch_size, optimizer, threads=None, seconds=SECONDS, accu
     sequences = accumulate * batch_size
     whole = 6 * count_parameters(config) * sequences * config.num_tokens < WHOLE
     bfloat16 = use(precision)
+    compile_training(precision, optimizer)
     _compile(config, optimizer, bfloat16)
     began, used = time.perf_counter(), time.process_time()
     took, updating = (_whole(config, batch_size, optimizer, threads, seconds, accumulate, bfloat16)

@@ -16,9 +16,9 @@ from .layers.gelu import gelu_backward, gelu_forward
 from .layers.linear import linear_backward, linear_forward, parameters_backward
 from .layers.matmul import matmul
 from .layers.norm import norm_backward, norm_forward
-from .layers.numeric import allocation_free, hash32, inlined
+from .layers.numeric import allocation_free, for_types_of, hash32, inlined
+from .layers.residual import add, clear, copy, move
 from .layers.rotary import rotary_backward, rotary_forward
-from .layers.rows import add_row, copy_row, fill_row
 from .layers.turns import NO_TURN, end_stage, wait_for
 from .tensors import Tensors, count_parameters, lined_up_vectors, views
 
@@ -224,24 +224,6 @@ def model_forward(a, p, tokens, k, rate, sequence_keys):
 
 
 @allocation_free
-def forward_and_head(dweight, dbias, a, p, tokens, targets, k, scale, rate, sequence_keys, turn):
-    """The forward, and the head's backward too: there only some of the logits are kept at a time.
-
-    Returns the loss, as loss_and_gradients. dweight, dbias: the head's gradients, added to; with
-    them a.dnorm is filled, unless scale is 0. turn: as in turns.py, after which the V of the head.
-    """
-    N, R = tokens.size, a.logits.shape[0]
-    model_forward(a, p, tokens, k, rate, sequence_keys)
-    loss = 0.0
-    for first in range(0, N, R):
-        last = min(first + R, N)
-        loss += head_forward(a, p, targets, k, first, last)
-        if scale != 0:
-            head_backward(dweight, dbias, a, p, targets, k, first, last, scale, turn)
-    return loss
-
-
-@allocation_free
 def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, turn):
     """From a.dnorm, the gradient of the last norm, to every parameter's. Adds to g.
 
@@ -267,25 +249,53 @@ def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, 
         end_stage(turn, V + 2 + L)
 
 
+@allocation_free
+def forward_and_head(dweight, dbias, a, p, tokens, targets, k, scale, rate, sequence_keys, turn):
+    """The forward, and the head's backward too: there only some of the logits are kept at a time.
+
+    Returns the loss, as loss_and_gradients. dweight, dbias: the head's gradients, added to; with
+    them a.dnorm is filled, unless scale is 0. turn: as in turns.py, after which the V of the head.
+    """
+    N, R = tokens.size, a.logits.shape[0]
+    model_forward(a, p, tokens, k, rate, sequence_keys)
+    loss = 0.0
+    for first in range(0, N, R):
+        last = min(first + R, N)
+        loss += head_forward(a, p, targets, k, first, last)
+        if scale != 0:
+            head_backward(dweight, dbias, a, p, targets, k, first, last, scale, turn)
+    return loss
+
+
 def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, top, bottom,
-                            fresh, turn):
+                            fresh, turn, kernels=(forward_and_head, model_backward)):
     """loss_and_gradients in parts, each of which goes on from the one before.
 
     top, bottom: it goes back through blocks top - 1 to bottom. With top L the forward and the head
     come first, and it returns the loss (else 0); with bottom 0 the embedding comes last.
     fresh: the blocks' matrices in g hold nothing yet, and are overwritten. turn: as in turns.py.
+    kernels: both, as they are or as kernels_for gives them.
     """
+    forward, backward = kernels
     loss = 0.0
     if top == a.qkv.shape[0]:
-        loss = forward_and_head(g.head_weight, g.head_bias, a, p, tokens, targets, k, scale, rate,
-                                sequence_keys, turn)
+        loss = forward(g.head_weight, g.head_bias, a, p, tokens, targets, k, scale, rate,
+                       sequence_keys, turn)
     if scale != 0:
-        model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, turn)
+        backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, turn)
     return loss
 
 
+def kernels_for(g, a, p, tokens, targets, k, scale, rate, sequence_keys):
+    """The kernels of a pass for arguments of these types, and no others (numeric.for_types_of)."""
+    return (for_types_of(forward_and_head, g.head_weight, g.head_bias, a, p, tokens, targets, k,
+                         scale, rate, sequence_keys, NO_TURN),
+            for_types_of(model_backward, g, a, p, tokens, k, rate, sequence_keys, 0, 0, False,
+                         NO_TURN))
+
+
 def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, fresh=False,
-                       turn=NO_TURN):
+                       turn=NO_TURN, **kernels):
     """The whole pass of a micro-batch: adds scale times the gradients of the summed loss to g.
 
     tokens, targets: (N,) int64, the targets one position later. scale: one over all
@@ -294,38 +304,9 @@ def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, 
     sequence_keys: (B,) uint64. Returns the sum of the losses in nats, float64.
     """
     return loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys,
-                                   a.qkv.shape[0], 0, fresh, turn)
+                                   a.qkv.shape[0], 0, fresh, turn, **kernels)
 
 
 def summed_loss(a, p, tokens, targets, k, sequence_keys):
     """The sum of the losses in nats of a micro-batch, without gradients or dropout."""
     return loss_and_gradients(p, a, p, tokens, targets, k, 0.0, 0.0, sequence_keys)
-
-
-@inlined
-def add(out, x, y):
-    """out = x + y, all (N, C)."""
-    for n in range(out.shape[0]):
-        add_row(out[n], x[n], y[n], out.shape[1])
-
-
-@inlined
-def copy(to, source):
-    """to = source, both (N, C). (to[:, :] = source takes numba two seconds more to compile.)"""
-    for n in range(to.shape[0]):
-        copy_row(to[n], source[n], to.shape[1])
-
-
-@inlined
-def clear(to):
-    """to = 0. to: (N, C)."""
-    for n in range(to.shape[0]):
-        fill_row(to[n], to.shape[1], 0)
-
-
-@inlined
-def move(to, source):
-    """to += source; source = 0. Both (N, C)."""
-    for n in range(to.shape[0]):
-        add_row(to[n], to[n], source[n], to.shape[1])
-        fill_row(source[n], to.shape[1], 0)

@@ -7,21 +7,19 @@ tree (reduction.py). Where a rank has more shards than it needs at once it compu
 and keeps of those before only the sums that wait for more: of N passes log2(N) or so.
 """
 
-import itertools
 import math
 import queue
-from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from .activations import HUGE, activation_shapes, allocate_activations, constants, smaller
+from .crew import Crew
 from .errors import FemtoError
 from .layers import matmul
-from .layers.denormals import no_denormals
 from .layers.turns import Turns
 from .machine import available_processors
-from .model import loss_and_gradients, loss_and_some_gradients, summed_loss
+from .model import kernels_for, loss_and_gradients, loss_and_some_gradients, summed_loss
 from .optimizer import BLOCK, sum_shards
 from .ranks import ALONE, cut
 from .reduction import Branches, SumOverRanks
@@ -108,13 +106,14 @@ class Engine:
         self._over_ranks = (SumOverRanks(config, self._branches, ranks, owners)
                             if ranks.size > 1 else None)
         self.constants = constants(config, bfloat16=bfloat16)
-        self.gradients = self._seen = None
+        self.gradients = self._seen = self._kernels = None
         self._adamw_parameters = count_adamw_parameters(config)
         self._large = count_parameters(config) > LARGE
         self._spaces = queue.SimpleQueue()
         for _ in range(self.threads):
             self._spaces.put({})  # a thread's activations, by sequences, made when first needed
-        self._pool = ThreadPoolExecutor(max(1, self.threads - 1), "femtogpt")
+        self._crew = Crew(self.threads)
+        self.map = self._crew.map
         # Inside workers BLAS must keep to one thread; where we have our own tiles it is not called.
         self._limits = threadpool_limits(1, "blas") if matmul.VECTORS is None else None
 
@@ -122,31 +121,11 @@ class Engine:
         return self
 
     def __exit__(self, *_):
-        self._pool.shutdown()
+        self._crew.close()
         if self._over_ranks:
             self._over_ranks.close()
         if self._limits is not None:
             self._limits.restore_original_limits()
-
-    def map(self, function, items):
-        """Calls function on every item, on all threads (the caller's is one of them);
-        returns the results in order."""
-        items = list(items)
-        results, numbers = [None] * len(items), itertools.count()
-
-        @no_denormals()
-        def work():
-            while (number := next(numbers)) < len(items):
-                results[number] = function(items[number])
-
-        helpers = [self._pool.submit(work) for _ in range(min(self.threads, len(items)) - 1)]
-        try:
-            work()
-        finally:
-            wait(helpers)
-        for helper in helpers:
-            helper.result()
-        return results
 
     def loss_and_gradient(self, parameters, windows, rate, keys):
         """(loss, gradient, squares) of a batch.
@@ -168,16 +147,18 @@ class Engine:
             def micro_batch(number, a, tokens, targets, part):
                 arguments = (self._gradient_views[row], a, p, tokens, targets, self.constants,
                              scale, rate, part)
+                if self._kernels is None:
+                    self._kernels = kernels_for(*arguments)
                 first, last = number == 0, number == turns.last
                 if first:  # behind these are the blocks' matrices, which are overwritten
                     self.gradients[row, : self._adamw_parameters] = 0
                 turn = turns.turn(number)
                 if not (told and last):
-                    return loss_and_gradients(*arguments, first, turn)
+                    return loss_and_gradients(*arguments, first, turn, kernels=self._kernels)
                 losses = []
                 for layer in reversed(range(self.config.num_layers)):
                     losses.append(loss_and_some_gradients(*arguments, layer + 1, layer, first,
-                                                          turn))
+                                                          turn, self._kernels))
                     told.ready(self.config.num_layers - 1 - layer)
                 return losses[0]
 
@@ -211,6 +192,7 @@ class Engine:
         """Their views, made once: a step's Python counts, where a model is small."""
         if parameters is not self._seen:
             self._seen, self._seen_views = parameters, views(parameters, self.config)
+            self._kernels = None
         return self._seen_views
 
     def _sum(self, rows, pairs, squares):

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checkpoint
+from . import checkpoint, compiling
 from .checkpoint import History
-from .compiling import in_two_processes
 from .curve import Curve
 from .data import count_tokens, draw_batch, spread_windows, unigram_entropy
 from .divergence import UNKNOWN_PLACE, Diverged, first_bad_place
@@ -106,8 +105,9 @@ class Trainer:
             self.save()  # so that there is something to go back to
         start, began = time.monotonic(), model.step
         saved_at = start
-        with (in_two_processes(self.run.precision) if self.ranks.size == 1
-              else contextlib.nullcontext(),
+        first = (self.ranks.size == 1
+                 and compiling.compile_training(self.run.precision, self.run.optimizer))
+        with (compiling.process("text") if first else contextlib.nullcontext(),
               Engine(model.config, self.run.batch_size, self.threads, self.ranks,
                      self._owners, accumulate=self.run.accumulate,
                      bfloat16=precision.use(self.run.precision)) as engine):

@@ -22,7 +22,7 @@ LEVELS = [
      "inspection", "search", "surgery", "exchange"},
     {"about", "checkpoint", "damage", "durable", "looks", "run", "curve", "data", "cache",
      "token_files", "activations", "model",
-     "parallel", "reduction", "ranks", "optimizer", "muon"},
+     "parallel", "crew", "reduction", "ranks", "optimizer", "muon"},
     {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "launch", "watchdog",
      "webpage", "errors"},
 ]

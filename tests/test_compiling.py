@@ -13,7 +13,8 @@ from femtogpt import compiling
 
 @pytest.fixture
 def started(monkeypatch, tmp_path):
-    """The processes that are started, on a machine of two processors with nothing compiled."""
+    """The processes that are started, on a machine of two processors with nothing compiled, and in
+    their place what compiles here."""
     processes, popen = [], subprocess.Popen
 
     def begin(*arguments, **options):
@@ -23,46 +24,54 @@ def started(monkeypatch, tmp_path):
     monkeypatch.setattr(compiling.subprocess, "Popen", begin)
     monkeypatch.setattr(compiling.numeric, "CACHE_FOLDER", tmp_path)
     monkeypatch.setattr(compiling, "available_processors", lambda: 2)
+    monkeypatch.setattr(compiling, "compile_forward", lambda *_: processes.append("forward"))
     return processes
 
 
-def test_it_begins_and_ends_with_the_block(started):
-    with compiling.in_two_processes():
-        process, = started
-        assert process.poll() is None
-    assert process.returncode  # killed
+def test_the_other_is_waited_for(started):
+    assert compiling.compile_training()
+    other, here = started
+    assert other.returncode == 0 and here == "forward"
 
 
-def test_it_calls_what_it_is_to_compile(started, monkeypatch):
+def test_one_ends_with_its_block(started):
+    with compiling.process("text") as other:
+        assert other.poll() is None
+    assert other.returncode  # killed
+
+
+@pytest.mark.parametrize("part", ["backward", "text"])
+def test_it_calls_what_it_is_to_compile(started, monkeypatch, part):
     """A mistake in it would not be seen: all that came of it is a slower first run."""
-    monkeypatch.setattr(compiling, "SECOND", compiling.SECOND + "; print('done')")
+    monkeypatch.setattr(compiling, "OTHER", compiling.OTHER + "; print('done')")
     monkeypatch.setattr(compiling.subprocess, "DEVNULL", subprocess.PIPE)
-    with compiling.in_two_processes():
-        output, error = started[0].communicate()
+    with compiling.process(part) as other:
+        output, error = other.communicate()
     assert output == b"done\n", error.decode()
 
 
 def test_there_is_none_for_one_processor(started, monkeypatch):
     monkeypatch.setattr(compiling, "available_processors", lambda: 1)
-    with compiling.in_two_processes():
-        assert not started
+    assert not compiling.compile_training()
+    assert not started
 
 
-def test_there_is_none_where_all_is_compiled(started, tmp_path):
-    (tmp_path / "layers_1").mkdir()
-    (tmp_path / "layers_1" / "attention.attention_backward-1.py.1.nbc").touch()
-    with compiling.in_two_processes():
-        assert not started
+@pytest.mark.parametrize("kernel", ["model_backward", "forward_and_head"])
+def test_there_is_none_where_all_is_compiled(started, tmp_path, kernel):
+    (tmp_path / "femtogpt_1").mkdir()
+    (tmp_path / "femtogpt_1" / f"model.{kernel}-1.py.1.nbc").touch()
+    assert compiling.compile_training() == (kernel == "forward_and_head")
+    assert bool(started) == (kernel == "forward_and_head")
 
 
 @pytest.mark.parametrize("name", ["numeric.CACHE_FOLDER", "sys.executable"])
 def test_there_is_none_where_it_cannot_be(started, monkeypatch, name):
     monkeypatch.setattr(f"femtogpt.compiling.{name}", None)
-    with compiling.in_two_processes():
-        assert not started
+    assert not compiling.compile_training()
+    assert not started
 
 
 def test_one_that_does_not_begin_is_done_without(started, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with compiling.in_two_processes():
-        assert not started
+    assert compiling.compile_training()
+    assert started == ["forward"]

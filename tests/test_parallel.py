@@ -77,9 +77,9 @@ def test_large_gradients_wait_for_each_other_to_the_same_bits(threads, monkeypat
 
 
 def test_threads_that_have_no_shard_share_those_of_large_models(monkeypatch):
-    def compute(*arguments, compute=loss_and_gradients):
+    def compute(*arguments, compute=loss_and_gradients, **kernels):
         waiting.add(arguments[-1] != NO_TURN)
-        return compute(*arguments)
+        return compute(*arguments, **kernels)
 
     monkeypatch.setattr(parallel, "loss_and_gradients", compute)
     windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 30, 3, 4)
@@ -125,12 +125,12 @@ def test_threads_add_to_a_huge_gradient_in_turn_to_the_same_bits(accumulate, hug
 
 @pytest.mark.parametrize("number", [0, 3])
 def test_who_waits_for_a_turn_ends_when_another_fails(number, huge, monkeypatch):
-    def compute(g, a, *rest, compute=loss_and_gradients):
+    def compute(g, a, *rest, compute=loss_and_gradients, **kernels):
         *_, turn = rest
         turns.append(turn)
         if len(turns) == number + 1:
             raise MemoryError("no more")
-        return compute(g, a, *rest)
+        return compute(g, a, *rest, **kernels)
 
     turns = []
     monkeypatch.setattr(parallel, "loss_and_gradients", compute)

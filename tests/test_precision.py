@@ -140,12 +140,16 @@ def test_an_unknown_precision_in_a_file_is_refused(folder):
         Run.from_json(run | {"precision": "int8"})
 
 
+PAIRS, FIRST, SECOND = ("layers_1/bfloat16._strip-1.py.1.nbc",
+                        "femtogpt_1/model.model_backward-1.py.1.nbc",
+                        "femtogpt_1/model.model_backward-1.py.2.nbc")
+
+
 @pytest.mark.parametrize(("files", "told"), [
     ([], ["float32", "bf16"]),
-    (["femtogpt_1/model.pass-1.py.1.nbc"], ["bf16"]),
-    (["femtogpt_1/model.pass-1.py.1.nbc", "layers_1/bfloat16._strip-1.py.1.nbc"], ["float32"]),
-    (["femtogpt_1/model.pass-1.py.1.nbc", "femtogpt_1/model.pass-1.py.2.nbc",
-      "layers_1/bfloat16._strip-1.py.1.nbc"], []),
+    ([FIRST], ["bf16"]),
+    ([FIRST, PAIRS], ["float32"]),
+    ([FIRST, SECOND, PAIRS], []),
 ])
 def test_it_says_when_it_compiles_for_a_precision(tmp_path, monkeypatch, capsys, files, told):
     monkeypatch.setattr(numeric, "CACHE_FOLDER", tmp_path)
@@ -155,7 +159,7 @@ def test_it_says_when_it_compiles_for_a_precision(tmp_path, monkeypatch, capsys,
         path.touch()
     found = []
     for name in precision.PRECISIONS:
-        say_if_compiling(precision=name)
+        say_if_compiling(what="training", precision=name)
         if "compiling for this machine" in "".join(capsys.readouterr()):
             found.append(name)
     assert found == told

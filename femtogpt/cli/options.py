@@ -11,7 +11,7 @@ from ..errors import FemtoError
 
 COMPLETE = "_FEMTOGPT_COMPLETE"  # set, by a shell: femtogpt completes a line, and does nothing else
 COMPILED_TOKENIZERS = ("bpe", "pathpiece")
-# What commands compute: the kernels that it is compiled with, and about how many seconds that takes.
+# What commands compute: what is compiled for it, and about how many seconds that takes.
 COMPILED = {"a loss": ("femtogpt_*/model.forward_and_head-*", 8),
             "training": ("femtogpt_*/model.model_backward-*", 10),
             "text": ("femtogpt_*/decoder.*", 6)}

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ..checkpoint import History
+from ..compiling import compile_training
 from ..curve import Curve
 from ..data import draw_batch
 from ..looks import share_changed
@@ -75,6 +76,7 @@ def look_at_rates(model, run, tokens, threads=None, progress=None):
         if progress:
             progress(done, total)
 
+    compile_training(optimizer=run.optimizer)
     with Engine(model.config, min(NOISE_WINDOWS, fits), threads) as engine:
         before, noise = _noise_scale(engine, model, run, tokens, min(NOISE_WINDOWS, fits), tick)
     rates, ratio, size = [], None, min(run.total_batch_size, fits)

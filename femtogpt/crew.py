@@ -1,0 +1,59 @@
+"""Threads that go through a list of work together; the caller's is one of them.
+
+A pool of concurrent.futures does the same, but from the call to the first work and from the last
+work to the return it takes some 80 us, and small models have such pieces of work three times a
+step of 8 ms (A of benchmarks/steps.py, Zen 5: TODO).
+"""
+
+import itertools
+import threading
+from queue import SimpleQueue
+
+from .layers.denormals import no_denormals
+
+
+class Crew:
+    """threads: with the one that calls map."""
+
+    def __init__(self, threads):
+        self._calls = [SimpleQueue() for _ in range(threads - 1)]
+        for calls in self._calls:
+            threading.Thread(target=_help, args=(calls,), name="femtogpt", daemon=True).start()
+
+    def map(self, function, items):
+        """Calls function on every item; returns the results in order, or raises what it raised."""
+        items = list(items)
+        results, numbers, ended = [None] * len(items), itertools.count(), SimpleQueue()
+
+        def work():
+            while (number := next(numbers)) < len(items):
+                results[number] = function(items[number])
+
+        helpers = self._calls[: max(0, len(items) - 1)]
+        for calls in helpers:
+            calls.put((work, ended))
+        try:
+            with no_denormals():
+                work()
+        finally:
+            errors = [error for error in (ended.get() for _ in helpers) if error is not None]
+        if errors:
+            raise errors[0]
+        return results
+
+    def close(self):
+        for calls in self._calls:
+            calls.put(None)
+
+
+@no_denormals()
+def _help(calls):
+    while call := calls.get():
+        work, ended = call
+        try:
+            work()
+        except BaseException as error:
+            ended.put(error)
+        else:
+            ended.put(None)
+        del call, work, ended  # what they hold is not to live until the next call

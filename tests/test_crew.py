@@ -1,0 +1,74 @@
+"""Threads that go through a list together."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from femtogpt.crew import Crew
+from femtogpt.layers.denormals import ON_X86
+
+
+@pytest.fixture(params=[1, 2, 5])
+def crew(request):
+    one = Crew(request.param)
+    one.threads = request.param
+    yield one
+    one.close()
+
+
+def test_results_come_in_order(crew):
+    for count in (0, 1, 3, 50):
+        assert crew.map(lambda x: x * x, range(count)) == [x * x for x in range(count)]
+
+
+def test_all_threads_work_and_the_callers_is_one_of_them(crew):
+    """Each waits for all others: with fewer it would never end."""
+    everyone = threading.Barrier(crew.threads, timeout=60)
+
+    def meet(_):
+        everyone.wait()
+        return threading.get_ident()
+
+    assert len(set(crew.map(meet, range(crew.threads)))) == crew.threads
+    assert threading.get_ident() in crew.map(meet, range(crew.threads))
+
+
+def test_an_error_is_raised_when_all_have_ended(crew):
+    ended = []
+
+    def fail(x):
+        if x == 0:
+            raise MemoryError("no more")
+        time.sleep(0.05)
+        ended.append(x)
+
+    with pytest.raises(MemoryError, match="no more"):
+        crew.map(fail, range(crew.threads))
+    assert len(ended) == crew.threads - 1
+    assert crew.map(abs, [-1, 2]) == [1, 2]  # and it goes on
+
+
+@pytest.mark.skipif(not ON_X86, reason="denormals are the processor's there")
+def test_denormals_are_zero_in_every_thread_meanwhile(crew):
+    everyone = threading.Barrier(crew.threads, timeout=60)
+
+    def half(x):
+        everyone.wait()
+        return float(np.float32(x) / np.float32(2))
+
+    smallest = np.finfo(np.float32).tiny
+    assert crew.map(half, [smallest] * crew.threads) == [0.0] * crew.threads
+    assert np.float32(smallest) / np.float32(2) > 0
+
+
+def test_close_ends_its_threads():
+    before = threading.active_count()
+    one = Crew(4)
+    assert threading.active_count() == before + 3
+    one.close()
+    until = time.monotonic() + 60
+    while threading.active_count() > before:
+        assert time.monotonic() < until
+        time.sleep(0.01)
