@@ -286,12 +286,12 @@ def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_k
     return loss
 
 
-def kernels_for(g, a, p, tokens, targets, k, scale, rate, sequence_keys):
+def kernels_for(g, a, p, k):
     """The kernels of a pass for arguments of these types, and no others (numeric.for_types_of)."""
-    return (for_types_of(forward_and_head, g.head_weight, g.head_bias, a, p, tokens, targets, k,
-                         scale, rate, sequence_keys, NO_TURN),
-            for_types_of(model_backward, g, a, p, tokens, k, rate, sequence_keys, 0, 0, False,
-                         NO_TURN))
+    tokens, keys = np.zeros(1, np.int64), np.zeros(1, np.uint64)
+    return (for_types_of(forward_and_head, g.head_weight, g.head_bias, a, p, tokens, tokens, k,
+                         1.0, 0.0, keys, NO_TURN),
+            for_types_of(model_backward, g, a, p, tokens, k, 0.0, keys, 0, 0, False, NO_TURN))
 
 
 def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, fresh=False,

@@ -140,25 +140,23 @@ class Engine:
             self._gradient_views = [views(g[: parameters.size], self.config)
                                     for g in self.gradients]
             self._squares = np.empty(-(-parameters.size // BLOCK))
-        p = self._views(parameters)
+        p, kernels = self._views(parameters), self._kernels_for(parameters)
         scale = 1 / (self.batch_size * self.config.num_tokens)
 
         def compute(turns, row, told):
             def micro_batch(number, a, tokens, targets, part):
                 arguments = (self._gradient_views[row], a, p, tokens, targets, self.constants,
                              scale, rate, part)
-                if self._kernels is None:
-                    self._kernels = kernels_for(*arguments)
                 first, last = number == 0, number == turns.last
                 if first:  # behind these are the blocks' matrices, which are overwritten
                     self.gradients[row, : self._adamw_parameters] = 0
                 turn = turns.turn(number)
                 if not (told and last):
-                    return loss_and_gradients(*arguments, first, turn, kernels=self._kernels)
+                    return loss_and_gradients(*arguments, first, turn, kernels=kernels)
                 losses = []
                 for layer in reversed(range(self.config.num_layers)):
                     losses.append(loss_and_some_gradients(*arguments, layer + 1, layer, first,
-                                                          turn, self._kernels))
+                                                          turn, kernels))
                     told.ready(self.config.num_layers - 1 - layer)
                 return losses[0]
 
@@ -194,6 +192,16 @@ class Engine:
             self._seen, self._seen_views = parameters, views(parameters, self.config)
             self._kernels = None
         return self._seen_views
+
+    def _kernels_for(self, parameters):
+        """A pass's, looked up once; and compiled, where they are not, by the caller's thread."""
+        p = self._views(parameters)
+        if self._kernels is None:
+            spaces = self._spaces.get()
+            a = self._space(spaces, self.micro_batch)
+            self._spaces.put(spaces)
+            self._kernels = kernels_for(self._gradient_views[0], a, p, self.constants)
+        return self._kernels
 
     def _sum(self, rows, pairs, squares):
         self.map(lambda blocks: sum_shards(rows, pairs, squares, *blocks),

@@ -110,7 +110,8 @@ class _Cache(FunctionCache):
 
 
 def for_types_of(compiled, *arguments):
-    """A kernel as it is compiled for arguments of these types, to be called with no others.
+    """A kernel as it is compiled for arguments of these types, to be called with no others, and by
+    no kernel.
 
     numba looks for it at each call: of a model's tuples of arrays that takes 5 us (Zen 5).
     """
@@ -118,6 +119,8 @@ def for_types_of(compiled, *arguments):
         return compiled
     kinds = tuple(numba.typeof(x) for x in arguments)
     compiled.compile(kinds)
+    # What a kernel that calls it would be linked with, 5 MB of a pass's.
+    compiled.overloads[kinds].library._shared_module = None
     return compiled.get_overload(kinds)
 
 
