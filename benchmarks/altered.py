@@ -30,7 +30,9 @@ def rotary(where):
 # Each block's values are the mean of its own and the first block's (Zhou et al. 2024). Backward
 # no longer needs the values of a block it is through with: there it sums what the first's get.
 VALUE_RESIDUAL = [
-    ("model.py", "add_row, copy_row, fill_row\n", "add_row, copy_row, fill_row, scale_row\n"),
+    ("model.py", "from .layers.turns import",
+     "from .layers.rows import add_row, copy_row, scale_row\n"
+     "from .layers.turns import"),
     ("model.py", """\
     attention_forward(a.attention""", """\
     C = a.x.shape[2]

@@ -17,8 +17,10 @@ class Crew:
 
     def __init__(self, threads):
         self._calls = [SimpleQueue() for _ in range(threads - 1)]
-        for calls in self._calls:
-            threading.Thread(target=_help, args=(calls,), name="femtogpt", daemon=True).start()
+        self._threads = [threading.Thread(target=_help, args=(calls,), name="femtogpt", daemon=True)
+                         for calls in self._calls]
+        for thread in self._threads:
+            thread.start()
 
     def map(self, function, items):
         """Calls function on every item; returns the results in order, or raises what it raised."""
@@ -42,18 +44,21 @@ class Crew:
         return results
 
     def close(self):
+        """Ends its threads, after what they are at."""
         for calls in self._calls:
             calls.put(None)
+        for thread in self._threads:
+            thread.join()
 
 
-@no_denormals()
 def _help(calls):
-    while call := calls.get():
-        work, ended = call
-        try:
-            work()
-        except BaseException as error:
-            ended.put(error)
-        else:
-            ended.put(None)
-        del call, work, ended  # what they hold is not to live until the next call
+    with no_denormals():
+        while call := calls.get():
+            work, ended = call
+            try:
+                work()
+            except BaseException as error:
+                ended.put(error)
+            else:
+                ended.put(None)
+            del call, work, ended  # what they hold is not to live until the next call
