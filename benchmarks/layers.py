@@ -23,6 +23,7 @@ from steps import CONFIGURATIONS, flops
 from femtogpt import model
 from femtogpt.activations import allocate_activations, constants
 from femtogpt.layers.precision import use
+from femtogpt.layers.turns import NO_TURN
 from femtogpt.machine import available_processors
 from femtogpt.model import initial_parameters
 from femtogpt.tensors import lined_up_vectors, views
@@ -63,16 +64,17 @@ def one_micro_batch(name, seconds, precision="float32"):
     parameters = initial_parameters(config, 1)
     gradients = lined_up_vectors(config, 1)[0, : parameters.size]
     g, p = views(gradients, config), views(parameters, config)
+    k = constants(config, bfloat16=use(precision))
     arguments = (g, allocate_activations(config, sequences), p, tokens, targets,
-                 constants(config, bfloat16=use(precision)), 1e-3, 0.0,
-                 np.arange(sequences, dtype=np.uint64))
-    (by_python, clocks), compiled = clocked(), model.kernels_for(*arguments[:3], arguments[5])
+                 k, 1e-3, 0.0,
+                 np.arange(sequences, dtype=np.uint64), config.num_layers, 0, False, NO_TURN)
+    (by_python, clocks), compiled = clocked(), model.kernels_for(*arguments[:3], k)
     whole, parts, until = [], [], time.perf_counter() + seconds
     while time.perf_counter() < until or len(whole) < 8:
         clocks.clear()
-        model.loss_and_gradients(*arguments, kernels=by_python)
+        model.loss_and_some_gradients(*arguments, by_python)
         parts.append(dict(clocks))
-        whole.append(milliseconds(lambda: model.loss_and_gradients(*arguments, kernels=compiled)))
+        whole.append(milliseconds(lambda: model.loss_and_some_gradients(*arguments, compiled)))
     middle = {key: 1e3 * float(np.median([part[key] for part in parts[3:]])) for key in parts[0]}
     took, core = float(np.median(whole[3:])), Sgemm(1)
     peak = 2 * PRODUCT**3 / min(milliseconds(core.step) for _ in range(12))

@@ -294,8 +294,7 @@ def kernels_for(g, a, p, k):
             for_types_of(model_backward, g, a, p, tokens, k, 0.0, keys, 0, 0, False, NO_TURN))
 
 
-def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, fresh=False,
-                       turn=NO_TURN, **kernels):
+def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, fresh=False):
     """The whole pass of a micro-batch: adds scale times the gradients of the summed loss to g.
 
     tokens, targets: (N,) int64, the targets one position later. scale: one over all
@@ -304,7 +303,7 @@ def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, 
     sequence_keys: (B,) uint64. Returns the sum of the losses in nats, float64.
     """
     return loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys,
-                                   a.qkv.shape[0], 0, fresh, turn, **kernels)
+                                   a.qkv.shape[0], 0, fresh, NO_TURN)
 
 
 def summed_loss(a, p, tokens, targets, k, sequence_keys):

@@ -19,7 +19,7 @@ from .errors import FemtoError
 from .layers import matmul
 from .layers.turns import Turns
 from .machine import available_processors
-from .model import kernels_for, loss_and_gradients, loss_and_some_gradients, summed_loss
+from .model import kernels_for, loss_and_some_gradients, summed_loss
 from .optimizer import BLOCK, sum_shards
 from .ranks import ALONE, cut
 from .reduction import Branches, SumOverRanks
@@ -141,6 +141,7 @@ class Engine:
                                     for g in self.gradients]
             self._squares = np.empty(-(-parameters.size // BLOCK))
         p, kernels = self._views(parameters), self._kernels_for(parameters)
+        tokens, targets = windows[:, :-1].ravel(), windows[:, 1:].ravel()
         scale = 1 / (self.batch_size * self.config.num_tokens)
 
         def compute(turns, row, told):
@@ -150,18 +151,17 @@ class Engine:
                 first, last = number == 0, number == turns.last
                 if first:  # behind these are the blocks' matrices, which are overwritten
                     self.gradients[row, : self._adamw_parameters] = 0
-                turn = turns.turn(number)
+                rest, L = (first, turns.turn(number), kernels), self.config.num_layers
                 if not (told and last):
-                    return loss_and_gradients(*arguments, first, turn, kernels=kernels)
+                    return loss_and_some_gradients(*arguments, L, 0, *rest)
                 losses = []
-                for layer in reversed(range(self.config.num_layers)):
-                    losses.append(loss_and_some_gradients(*arguments, layer + 1, layer, first,
-                                                          turn, kernels))
-                    told.ready(self.config.num_layers - 1 - layer)
+                for layer in reversed(range(L)):
+                    losses.append(loss_and_some_gradients(*arguments, layer + 1, layer, *rest))
+                    told.ready(L - 1 - layer)
                 return losses[0]
 
             try:
-                self._over_micro_batches(turns, windows, keys, micro_batch)
+                self._over_micro_batches(turns, tokens, targets, keys, micro_batch)
             except BaseException:
                 turns.end()
                 raise
@@ -210,13 +210,14 @@ class Engine:
     def mean_loss(self, parameters, windows):
         """The mean loss in nats over all positions of windows (any number of them)."""
         p = self._views(parameters)
+        tokens, targets = windows[:, :-1].ravel(), windows[:, 1:].ravel()
         keys = np.zeros(len(windows), np.uint64)
         count = max(1, len(windows) // self.micro_batch)
         parts = [Turns(self._micro_batches(*part))
                  for part in cut(len(windows), count)[slice(*self.ranks.own(count))]]
         self.map(lambda part: self._over_micro_batches(
-            part, windows, keys, lambda _, a, tokens, targets, part: summed_loss(
-                a, p, tokens, targets, self.constants, part)), parts)
+            part, tokens, targets, keys, lambda _, a, *arguments: summed_loss(
+                a, p, *arguments[:2], self.constants, arguments[2])), parts)
         losses = self.ranks.gather([part.loss for part in parts], count).tolist()
         return sum(losses) / (len(windows) * self.config.num_tokens)
 
@@ -224,15 +225,15 @@ class Engine:
         """(start, stop) of each micro-batch of a shard."""
         return [(i, min(i + self.micro_batch, stop)) for i in range(start, stop, self.micro_batch)]
 
-    def _over_micro_batches(self, turns, windows, keys, function):
+    def _over_micro_batches(self, turns, tokens, targets, keys, function):
         """What function(number, activations, tokens, targets, keys) returns of each micro-batch of
         turns that nobody else takes is its loss."""
-        spaces = self._spaces.get()
+        spaces, T = self._spaces.get(), self.config.num_tokens
         try:
             for number, start, stop in turns:
-                a, part = self._space(spaces, stop - start), windows[start:stop]
-                tokens, targets = part[:, :-1].ravel(), part[:, 1:].ravel()
-                turns.losses[number] = function(number, a, tokens, targets, keys[start:stop])
+                part = slice(start * T, stop * T)
+                turns.losses[number] = function(number, self._space(spaces, stop - start),
+                                                tokens[part], targets[part], keys[start:stop])
         finally:
             self._spaces.put(spaces)
 

@@ -11,7 +11,13 @@ from femtogpt.activations import activation_shapes, allocate_activations, consta
 from femtogpt.config import GPTConfig
 from femtogpt.data import draw_batch
 from femtogpt.layers.turns import NO_TURN
-from femtogpt.model import HEAD_COLUMNS, initial_parameters, loss_and_gradients, summed_loss
+from femtogpt.model import (
+    HEAD_COLUMNS,
+    initial_parameters,
+    loss_and_gradients,
+    loss_and_some_gradients,
+    summed_loss,
+)
 from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
 from femtogpt.parallel import Engine, count_shards, cut, memory_to_train
 from femtogpt.tensors import count_parameters, views
@@ -77,11 +83,11 @@ def test_large_gradients_wait_for_each_other_to_the_same_bits(threads, monkeypat
 
 
 def test_threads_that_have_no_shard_share_those_of_large_models(monkeypatch):
-    def compute(*arguments, compute=loss_and_gradients, **kernels):
-        waiting.add(arguments[-1] != NO_TURN)
-        return compute(*arguments, **kernels)
+    def compute(*arguments, compute=loss_and_some_gradients):
+        waiting.add(arguments[-2] != NO_TURN)
+        return compute(*arguments)
 
-    monkeypatch.setattr(parallel, "loss_and_gradients", compute)
+    monkeypatch.setattr(parallel, "loss_and_some_gradients", compute)
     windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 30, 3, 4)
     results = set()
     for threads, large, shared in ((8, 0, False), (20, 0, True), (20, 10**9, False)):
@@ -125,15 +131,15 @@ def test_threads_add_to_a_huge_gradient_in_turn_to_the_same_bits(accumulate, hug
 
 @pytest.mark.parametrize("number", [0, 3])
 def test_who_waits_for_a_turn_ends_when_another_fails(number, huge, monkeypatch):
-    def compute(g, a, *rest, compute=loss_and_gradients, **kernels):
-        *_, turn = rest
+    def compute(*arguments, compute=loss_and_some_gradients):
+        *_, turn, _ = arguments
         turns.append(turn)
         if len(turns) == number + 1:
             raise MemoryError("no more")
-        return compute(g, a, *rest, **kernels)
+        return compute(*arguments)
 
     turns = []
-    monkeypatch.setattr(parallel, "loss_and_gradients", compute)
+    monkeypatch.setattr(parallel, "loss_and_some_gradients", compute)
     windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 6, 3, 4)
     with (Engine(CONFIG, 6, 3, micro_batch=1) as engine,
           pytest.raises(MemoryError, match="no more")):
