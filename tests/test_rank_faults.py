@@ -54,19 +54,28 @@ def test_a_watchdog_tells_of_long_waits_alone_and_ever_more_seldom():
 def test_a_rank_that_stands_still_is_told_of_by_the_other(folder):
     for model in ("moved", "stood"):
         shutil.copy(folder / "start", folder / model)
-    steps = "--steps=200"
-    finish(begin(folder, 1, "moved", steps))
-    run = begin(folder, 2, "stood", steps, "--log=stood.log", code="ranks.WAIT_SECONDS = 1")
-    until_steps(folder, run, "stood.log")
-    victim = processes("stood")[1]
-    os.kill(victim, signal.SIGSTOP)
-    alarm = threading.Timer(60, os.kill, (victim, signal.SIGCONT))  # if no line should ever come
+    finish(begin(folder, 1, "moved", "--steps=20"))
+    run = begin(folder, 2, "stood", "--steps=20", code="""if True:
+        import signal
+        from femtogpt import trainer
+        ranks.WAIT_SECONDS = 1
+        def drawn(*given, draw=trainer.draw_batch):
+            if rank == 1 and given[4] == 7:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return draw(*given)
+        trainer.draw_batch = drawn""")
+
+    def go_on():
+        for process in processes("stood"):
+            os.kill(process, signal.SIGCONT)
+
+    alarm = threading.Timer(60, go_on)  # if no line should ever come
     alarm.start()
     line = next(line for line in run.stdout if "has waited" in line)
     alarm.cancel()
-    os.kill(victim, signal.SIGCONT)
-    assert re.search(r"femtogpt: process [01] of 2, on \S+, has waited \d+ s for the others in "
-                     r"\w+.*, after step \d+$", line)
+    go_on()
+    assert re.search(r"femtogpt: process 0 of 2, on \S+, has waited \d+ s for the others in "
+                     r"\w+.*, after step 7$", line)
     finish(run)
     assert (folder / "moved").read_bytes() == (folder / "stood").read_bytes()
 
