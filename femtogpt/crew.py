@@ -1,8 +1,8 @@
 """Threads that go through a list of work together; the caller's is one of them.
 
-A pool of concurrent.futures does the same, but from the call to the first work and from the last
-work to the return it takes some 80 us, and small models have such pieces of work three times a
-step of 8 ms (A of benchmarks/steps.py, Zen 5: TODO).
+A pool of concurrent.futures does the same, but takes longer from the call to the work and from the
+work to the return, and a step of a few milliseconds has three such calls (A of benchmarks/steps.py
+takes 1 to 2% longer with one: Zen 5).
 """
 
 import itertools
