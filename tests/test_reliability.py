@@ -223,7 +223,8 @@ def test_a_second_signal_ends_the_process_whatever_it_does(folder, when):
         from femtogpt.cli import main, say_error
         def stuck(*_):
             open("stuck", "w").close()
-            ctypes.CDLL(None).sleep(3600), ctypes.CDLL(None).sleep(3600)
+            for _ in range(9):  # each signal ends one
+                ctypes.CDLL(None).sleep(3600)
         {'.'.join([module, *rest])} = stuck
         main(["train", "--steps=9", "--save-every=2", "--val-fraction=0.1", "--eval-every=1"])
     """
