@@ -6,6 +6,7 @@ backward. Another then compiles what text is generated with, while the first tra
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 
@@ -68,6 +69,8 @@ def main(part, name):
         numeric.compile_standalone(last_first=True)  # the first begins at the other end
         compile_backward(name)
     else:
+        if hasattr(os, "nice"):
+            os.nice(19)  # training goes first
         from .sampler import generate
 
         list(generate(CONFIG, initial_parameters(CONFIG, 1), [1], 1, 1, 0.5))
