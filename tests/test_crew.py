@@ -1,5 +1,6 @@
 """Threads that go through a list together."""
 
+import contextlib
 import threading
 import time
 
@@ -35,18 +36,22 @@ def test_all_threads_work_and_the_callers_is_one_of_them(crew):
     assert threading.get_ident() in crew.map(meet, range(crew.threads))
 
 
-def test_an_error_is_raised_when_all_have_ended(crew):
-    ended = []
+@pytest.mark.parametrize("fails_here", [True, False])
+def test_an_error_is_raised_when_all_have_ended(crew, fails_here):
+    everyone, ended = threading.Barrier(crew.threads, timeout=60), []
 
     def fail(x):
-        if x == 0:
+        everyone.wait()
+        if (threading.current_thread() is threading.main_thread()) == fails_here:
             raise MemoryError("no more")
         time.sleep(0.05)
         ended.append(x)
 
-    with pytest.raises(MemoryError, match="no more"):
+    some_fail = fails_here or crew.threads > 1
+    with (pytest.raises(MemoryError, match="no more") if some_fail
+          else contextlib.nullcontext()):
         crew.map(fail, range(crew.threads))
-    assert len(ended) == crew.threads - 1
+    assert len(ended) == (crew.threads - 1 if fails_here else 1)
     assert crew.map(abs, [-1, 2]) == [1, 2]  # and it goes on
 
 
