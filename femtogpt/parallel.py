@@ -198,8 +198,10 @@ class Engine:
         p = self._views(parameters)
         if self._kernels is None:
             spaces = self._spaces.get()
-            a = self._space(spaces, self.micro_batch)
-            self._spaces.put(spaces)
+            try:
+                a = self._space(spaces, self.micro_batch)
+            finally:
+                self._spaces.put(spaces)
             self._kernels = kernels_for(self._gradient_views[0], a, p, self.constants)
         return self._kernels
 
@@ -216,8 +218,8 @@ class Engine:
         parts = [Turns(self._micro_batches(*part))
                  for part in cut(len(windows), count)[slice(*self.ranks.own(count))]]
         self.map(lambda part: self._over_micro_batches(
-            part, tokens, targets, keys, lambda _, a, *arguments: summed_loss(
-                a, p, *arguments[:2], self.constants, arguments[2])), parts)
+            part, tokens, targets, keys, lambda _, a, tokens, targets, part: summed_loss(
+                a, p, tokens, targets, self.constants, part)), parts)
         losses = self.ranks.gather([part.loss for part in parts], count).tolist()
         return sum(losses) / (len(windows) * self.config.num_tokens)
 

@@ -23,6 +23,7 @@ from femtogpt.optimizer import fresh_state, update
 from femtogpt.parallel import Engine
 from femtogpt.run import Run
 from femtogpt.tensors import named, views
+from femtogpt.tokenizer import BPETokenizer
 
 COMPILED = not numba.config.DISABLE_JIT
 CONFIG = GPTConfig(vocab_size=33, num_tokens=12, embedding_degree=48, num_layers=2, num_heads=2)
@@ -163,3 +164,16 @@ def test_it_says_when_it_compiles_for_a_precision(tmp_path, monkeypatch, capsys,
         if "compiling for this machine" in "".join(capsys.readouterr()):
             found.append(name)
     assert found == told
+
+
+def test_text_and_tokenizers_are_compiled_for_no_precision(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(numeric, "CACHE_FOLDER", tmp_path)
+    for name in (PAIRS, "femtogpt_1/decoder.decode-1.py.1.nbc", "tokenizer_1/bpe.merge-1.py.1.nbc"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    say_if_compiling(what="text")
+    say_if_compiling(BPETokenizer)
+    assert not "".join(capsys.readouterr())
+    say_if_compiling()
+    assert "compiling for this machine" in "".join(capsys.readouterr())

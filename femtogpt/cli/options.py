@@ -228,10 +228,11 @@ def say_if_compiling(tokenizer=None, what="a loss", precision="float32"):
 
     if tokenizer is not None and tokenizer.name not in COMPILED_TOKENIZERS:
         return
-    kernel, seconds = COMPILED[what] if tokenizer is None else ("tokenizer_*/*", 10)
+    kernels, seconds = COMPILED[what] if tokenizer is None else ("tokenizer_*/*", 10)
     if numeric.CACHE_FOLDER is None:
         say("compiling (each time: the cache folder cannot be written, or others can too) ...")
-    elif not is_compiled(kernel, precision):
+    elif not (is_compiled(kernels, precision) if "model." in kernels
+              else numeric.is_compiled(kernels)):
         say(f"compiling for this machine, once: some {seconds} seconds ...")
 
 
