@@ -41,9 +41,10 @@ _packed_b, _turned_a = stack_floats(K_BLOCK * BLOCK * LANES), stack_floats(K_BLO
 # that the panel does: its tiles follow each other. (A's products take 9% longer without, 7% with
 # 40,000: Zen 5.)
 NEAR = 2**14
-# A transposed a that is so long from the first row to the last, 128 KiB, is turned first, for a
-# tile would read a few numbers of each of many pages. (Without, F takes 6% longer: Xeon.)
-SPREAD = 2**15
+# A transposed a that is so long from the first row to the last, 256 KiB, is turned first, for a
+# tile would read a few numbers of each of many pages. (Without, F takes 6% longer: Xeon. With those
+# of 128 KiB and more turned, A takes 2 and B 2 to 3% longer: Zen 5.)
+SPREAD = 2**16
 
 
 def _panel(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, k, rows, vectors, last,
@@ -102,9 +103,12 @@ def _panel(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, k, rows, vec
 
 
 def _turn(out, out_stride, x, x_stride, rows, columns):
-    """out[c, r] = x[r, c]."""
-    for r in range(0, rows, LANES):
-        for c in range(0, columns, LANES):
+    """out[c, r] = x[r, c]. What is left at the end is turned with some that was before, where there
+    is any, for a whole tile takes less than a part."""
+    for i in range(0, rows, LANES):
+        r = max(min(i, rows - LANES), 0)
+        for j in range(0, columns, LANES):
+            c = max(min(j, columns - LANES), 0)
             _turn_tile(out + 4 * (c * out_stride + r), out_stride, x + 4 * (r * x_stride + c),
                        x_stride, min(rows - r, LANES), min(columns - c, LANES))
 
@@ -247,7 +251,7 @@ def _tiled(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, ro
     near = k <= 16 or rows <= 16 or k * b_k <= 16 * LANES * LANES
     single = columns <= PANEL * LANES and k <= K_BLOCK and b_column == 1 and near and not turn
     if single and columns <= 2 * LANES:
-        narrow(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, rows, k, columns)
+        narrow(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns)
     elif single:
         # What comes next is a's.
         vectors = (columns + LANES - 1) // LANES
