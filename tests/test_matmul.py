@@ -1,5 +1,6 @@
 """Matrix products of any strides, against numpy in float64; transposition."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from femtogpt.layers.matmul import (
     matmul,
     matmul_add,
     matmul_bias,
+    narrow_matmul,
+    narrow_matmul_add,
+    narrow_matmul_first,
     rounded,
     symmetric_matmul,
     transpose,
@@ -31,6 +35,21 @@ def normal(*shape, seed=0):
 @kernel
 def transposed(out, x):
     transpose(out, x)
+
+
+@kernel
+def narrow(out, a, b):
+    narrow_matmul(out, a, b)
+
+
+@kernel
+def narrow_add(out, a, b):
+    narrow_matmul_add(out, a, b)
+
+
+@kernel
+def narrow_first(out, a, b, first):
+    narrow_matmul_first(out, a, b, first)
 
 
 SIZES = [(1, 1, 1), (3, 5, 7), (8, 16, 48), (9, 17, 49), (16, 33, 64), (7, 1, 65), (12, 8, 112)]
@@ -101,6 +120,29 @@ def test_matmul_add_adds_and_matmul_bias_begins_with_the_bias(dtype):
         out[...] = start
         matmul_add(out, strided(a, "column"), b)  # as linear_backward calls it
         assert_product(out, a, b, start.astype(np.float64))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_narrow_products_of_any_number_of_rows_and_columns(dtype):
+    rows = [*range(1, 42), 80] if COMPILED else [1, 20]
+    for N, M, layout in itertools.product(rows, (1, 16, 20, 32, 40), ("row", "column", "part")):
+        K = 1 + (7 * N + M) % 24
+        a, b = normal(N, K).astype(dtype), normal(K, M, seed=1).astype(dtype)
+        strided_a, strided_b = strided(a, layout), strided(b, "part")
+        larger = np.full((N + 2, M + 7), 5, dtype)
+        out = larger[1:-1, 3:-4]
+        narrow(out, strided_a, strided_b)
+        assert_product(out, a, b)
+        matmul(expected := np.empty_like(out), strided_a, strided_b)
+        np.testing.assert_array_equal(out, expected)
+        narrow_add(out, strided_a, strided_b)
+        assert_product(out, 2 * a, b)
+        narrow_first(out, strided_a, strided_b, True)
+        np.testing.assert_array_equal(out, expected)
+        narrow_first(out, strided_a, strided_b, False)
+        assert_product(out, 2 * a, b)
+        out[...] = 5
+        assert (larger == 5).all()
 
 
 LARGE = [(143, 321, 160), (400, 901, 288)]  # a row, a number of the sum left over; several blocks

@@ -18,7 +18,7 @@ import math
 import numpy as np
 
 from .long_attention import long_attention_backward, long_attention_forward
-from .matmul import matmul, matmul_first, transpose
+from .matmul import narrow_matmul, narrow_matmul_first, transpose
 from .numeric import inlined, kernel
 from .panels import (
     dot_down,
@@ -77,7 +77,7 @@ def panels_forward(out, p, qkv, num_heads, rate, keys):
                 panel = p[b, h, rows_before(end) :][:end]
                 transpose(turned[:, : end - i], q[i:end])
                 scale_row(flat, flat, hs * W, bits)
-                matmul(panel, k[:end], turned)
+                narrow_matmul(panel, k[:end], turned)
                 hide(panel[i:], panel[i:], seen, end - i, W)
                 largest_down(most, panel, end, W)
                 exp2_down(total, panel, panel, most, end, W)
@@ -86,7 +86,7 @@ def panels_forward(out, p, qkv, num_heads, rate, keys):
                 if rate > 0:
                     drop_panel(dropped[:end], panel, rate, keys[b], (h * T + i) * T, 1, T)
                     weights = dropped[:end]
-                matmul(turned, v[:end].T, weights)
+                narrow_matmul(turned, v[:end].T, weights)
                 scale_down(turned, turned, total, hs, W)
                 transpose(o[i:end], turned[:, : end - i])
                 scale_down(panel, panel, total, end, W)
@@ -117,18 +117,18 @@ def panels_backward(dqkv, dout, p, qkv, num_heads, rate, keys):
                 width, last = end - i, end == T
                 panel = p[b, h, rows_before(end) :][:end]
                 transpose(turned[:, :width], do[i:end])
-                matmul(dp[:end], v[:end], turned)
+                narrow_matmul(dp[:end], v[:end], turned)
                 weights = panel
                 if rate > 0:
                     first = (h * T + i) * T
                     drop_panel(dropped[:end], panel, rate, keys[b], first, 1, T)
                     drop_panel(dp[:end], dp[:end], rate, keys[b], first, 1, T)
                     weights = dropped[:end]
-                matmul_first(dv[:end], weights[:, :width], do[i:end], last)
+                narrow_matmul_first(dv[:end], weights[:, :width], do[i:end], last)
                 dot_down(total, panel, dp, end, W)
                 softmax_gradient_down(dp, panel, dp, total, end, W, scale)
-                matmul_first(dk[:end], dp[:end, :width], q[i:end], last)
-                matmul(turned, k[:end].T, dp[:end])
+                narrow_matmul_first(dk[:end], dp[:end, :width], q[i:end], last)
+                narrow_matmul(turned, k[:end].T, dp[:end])
                 transpose(dq[i:end], turned[:, :width])
 
 

@@ -20,7 +20,7 @@ import math
 import numpy as np
 
 from .formulas import exp2, maximum
-from .matmul import matmul, matmul_add, matmul_first, transpose
+from .matmul import narrow_matmul, narrow_matmul_add, narrow_matmul_first, transpose
 from .numeric import inlined
 from .panels import (
     drop_panel,
@@ -73,7 +73,7 @@ def long_attention_forward(out, levels, qkv, num_heads, rate, keys):
                     last = min(first + ROWS, end)
                     count = last - first
                     s = space[:count]
-                    matmul(s, k[first:last], turned_q)
+                    narrow_matmul(s, k[first:last], turned_q)
                     if last > i:
                         hide(s[i - first :], s[i - first :], seen, last - i, W)
                     largest_down(new, s, count, W)
@@ -84,7 +84,7 @@ def long_attention_forward(out, levels, qkv, num_heads, rate, keys):
                     add_row(total, total, new, W)
                     if rate > 0:
                         drop_panel(s, s, rate, keys[b], (h * T + i) * T + first, 1, T)
-                    matmul_add(turned_o, v[first:last].T, s)
+                    narrow_matmul_add(turned_o, v[first:last].T, s)
                 invert_row(new, total, W)
                 scale_down(turned_o, turned_o, new, hs, W)
                 transpose(o[i:end], turned_o[:, : end - i])
@@ -126,21 +126,21 @@ def long_attention_backward(dqkv, dout, out, levels, qkv, num_heads, rate, keys)
                     last, alone = min(first + ROWS, T), first == j
                     count = last - first
                     p, dp = p_space[:count], dp_space[:count]
-                    matmul(p, q[first:last], turned_k)
+                    narrow_matmul(p, q[first:last], turned_k)
                     if alone:
                         hide(p, p, seen, width, W)
                     exp2_along(p, p, level[first:], count, W)
-                    matmul(dp, do[first:last], turned_v)
+                    narrow_matmul(dp, do[first:last], turned_v)
                     weights = p
                     if rate > 0:
                         number = (h * T + first) * T + j
                         drop_panel(dropped[:count], p, rate, keys[b], number, T, 1)
                         drop_panel(dp, dp, rate, keys[b], number, T, 1)
                         weights = dropped[:count]
-                    matmul_first(turned_dv, do[first:last].T, weights, alone)
+                    narrow_matmul_first(turned_dv, do[first:last].T, weights, alone)
                     softmax_gradient_along(dp, p, dp, dots[first:], count, W, scale)
-                    matmul_first(turned_dk, q[first:last].T, dp, alone)
+                    narrow_matmul_first(turned_dk, q[first:last].T, dp, alone)
                     # The first panel's keys are seen by every query: they overwrite dq.
-                    matmul_first(dq[first:last], dp[:, :width], k[j:end], j == 0)
+                    narrow_matmul_first(dq[first:last], dp[:, :width], k[j:end], j == 0)
                 transpose(dk[j:end], turned_dk[:, :width])
                 transpose(dv[j:end], turned_dv[:, :width])

@@ -72,6 +72,18 @@ def address_of(typingctx, array):
 
 
 @intrinsic
+def fresh(typingctx, number):
+    """The int64 itself, of which LLVM is not to know: what follows from it is computed where it is
+    used, not for all uses of a loop before the first."""
+
+    def codegen(context, builder, signature, arguments):
+        kind = ir.FunctionType(I64, [I64])
+        return builder.asm(kind, "", "=r,0", arguments, side_effect=True)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def float_at(typingctx, address, i):
     """The float32 number i after an address."""
 
