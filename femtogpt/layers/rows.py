@@ -109,16 +109,27 @@ def column_function(outputs=0, inputs=1, lanes=0, columns=0, scalars=0, totals=(
         def compiled(builder, dtype, values):
             kind, (count, width) = _vector(dtype), values[rows : rows + 2]
             numbers = [Vector(builder, splat(builder, value, kind)) for value in values[rows + 2 :]]
-            end = builder.mul(count, width)
+            end, twice = builder.mul(count, width), builder.shl(width, I64(1))
+            even = builder.mul(builder.and_(count, I64(-2)), width)
             with cgutils.for_range_slice(builder, I64(0), width, I64(LANES)) as (j, _):
-                sums = _Totals(builder, kind, totals)
+                sums, others = _Totals(builder, kind, totals), _Totals(builder, kind, totals)
                 fixed = [Vector(builder, load(builder, x, j, EVERY, constant(0, kind)))
                          for x in values[third:fourth]]
-                with cgutils.for_range_slice(builder, j, end, width) as (i, row):
+
+                def work(i, row, sums):
                     each = [Vector(builder, splat(builder, _number(builder, x, row, kind), kind))
                             for x in values[fourth:rows]]
                     _element(builder, formula, kind, values[first:second], values[second:third],
                              i, [*fixed, *each, *numbers], sums, EVERY)
+
+                # Of two rows at once, for a total has to wait for the one before.
+                with cgutils.for_range_slice(builder, j, even, twice) as (i, pair):
+                    row = builder.shl(pair, I64(1))
+                    work(i, row, sums)
+                    work(builder.add(i, width), builder.add(row, I64(1)), others)
+                with builder.if_then(builder.icmp_signed("<", even, end)):
+                    work(builder.add(j, even), builder.sub(count, I64(1)), sums)
+                sums.add([Vector(builder, total) for total in others.values()], EVERY)
                 for address, total in zip(values, sums.values(), strict=False):
                     store(builder, address, j, EVERY, total)
             return []
@@ -210,10 +221,13 @@ def _choose(formula, in_numpy, compiled, rows, counts, scalars, results):
 @inlined
 def fetch_rows(x):
     """Has the rows of a matrix brought near, for they will be read. They are contiguous each."""
-    for r in range(x.shape[0] if COMPILED else 0):
-        first = address_of(x) + r * x.strides[0]
-        for byte in range(0, x.shape[1] * x.itemsize + 63, 64):  # a line of the cache
-            fetch(first + byte)
+    if COMPILED:
+        first, stride, size = address_of(x), x.strides[0], x.shape[1] * x.itemsize
+        if (first | stride) & 63 > 0:
+            size += 63  # a row may begin in the middle of a line of the cache
+        for r in range(x.shape[0]):
+            for byte in range(0, size, 64):
+                fetch(first + r * stride + byte)
 
 
 @row_function(totals=["max"])
