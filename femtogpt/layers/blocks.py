@@ -9,8 +9,10 @@ As in Goto and van de Geijn, "Anatomy of high-performance matrix multiplication"
                     for each panel              read from the second
                         a tile of out: registers (tiles.py)
 
-so that out, which mostly comes from memory and goes back there, is read and written row by row.
-What comes next is fetched meanwhile, by the tiles. Addresses are bytes, strides floats.
+so that out, which mostly comes from memory and goes back there, is read and written row by row. Of
+a b that is transposed, or short enough to be read where it lies, it is one panel at a time, which
+then lies in the first-level cache. What comes next is fetched meanwhile, by the tiles. Addresses
+are bytes, strides floats.
 """
 
 import numba
@@ -37,14 +39,14 @@ PANEL = 3  # registers
 # longer, E 4%; with blocks of five or six panels, or 256 deep, F's products 1 to 7%: Zen 5.)
 K_BLOCK, BLOCK, A_ROWS = 384, 4 * PANEL, 256
 _packed_b, _turned_a = stack_floats(K_BLOCK * BLOCK * LANES), stack_floats(K_BLOCK * A_ROWS)
-# An a of at most so many numbers lies in the first-level cache, or close, and then it is better
-# that the panel does: its tiles follow each other. (A's products take 9% longer without, 7% with
-# 40,000: Zen 5.)
-NEAR = 2**14
+# A b that is so long from a block's first row to its last, 512 KiB, is packed, for rows of many
+# pages take long to find. A shorter one is read where it lies, a panel after the other. (With those
+# of 16 KiB and more packed A takes 4, B 2, C and G 2 to 3% longer: Zen 5; with AVX2 A, B, C 1%.)
+B_SPREAD = 2**17
 # A transposed a that is so long from the first row to the last, 256 KiB, is turned first, for a
 # tile would read a few numbers of each of many pages. (Without, F takes 6% longer: Xeon. With those
 # of 128 KiB and more turned, A takes 2 and B 2 to 3% longer: Zen 5.)
-SPREAD = 2**16
+A_SPREAD = 2**16
 
 
 def _panel(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, k, rows, vectors, last,
@@ -138,16 +140,21 @@ def upcoming(block, b_k, b_column, k, columns, tiles, then, then_stride, then_ro
     return where, stride, (rows * pieces + tiles - 1) // tiles, pieces
 
 
+def to_be_packed(rows, k, b_k):
+    """Whether b, whose rows are contiguous, is; for few rows of a that takes too long."""
+    return rows > 16 and k * b_k > B_SPREAD
+
+
 turn_call = standalone(_turn) if COMPILED else None
 if COMPILED:
+    to_be_packed = numba.njit(to_be_packed, inline="always")
     panel_width = numba.njit(panel_width, inline="always")
     offset = numba.njit(offset, inline="always")
     upcoming = numba.njit(upcoming, inline="always")
 
 
 def _pack(packed, b, b_k, b_column, k, columns):
-    """packed = b[:k, :columns], panel after panel, of each one row after the other. As they are, a
-    panel's rows, a power of two apart, would fight for the same lines of the cache."""
+    """packed = b[:k, :columns], panel after panel, of each one row after the other."""
     j = np.int64(0)
     while j < columns:
         width = panel_width(columns - j) * LANES
@@ -169,7 +176,7 @@ def _strip(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, ro
            most, packed, kept, then, then_stride, then_rows, then_columns):
     """tiled, at most K_BLOCK deep. most: registers of a block of b; packed: space for one; kept: b
     is but one block, which is there already. then..: a matrix that is read after this, in rows."""
-    pack = b_column != 1 or (rows > 16 and k * b_k > 16 * LANES * LANES)
+    pack = b_column != 1 or to_be_packed(rows, k, b_k)
     j = np.int64(0)
     while j < columns:
         vectors = (columns - j + LANES - 1) // LANES
@@ -215,7 +222,7 @@ def _in_blocks(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column
     packed, turned = _packed_b(), _turned_a()
     some = A_ROWS if turn else rows
     # A transposed b is best turned a panel at a time.
-    most = PANEL if b_column != 1 or rows * min(k, K_BLOCK) <= NEAR else BLOCK
+    most = BLOCK if b_column == 1 and to_be_packed(rows, min(k, K_BLOCK), b_k) else PANEL
     wide = min(columns, most * LANES)
     for first in range(0, k, K_BLOCK):
         deep = min(K_BLOCK, k - first)
@@ -247,9 +254,9 @@ if COMPILED:
 
 def _tiled(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns):
     """c = start + a @ b. start: 0 for none, c to add to it, or a row with stride 0."""
-    turn = a_row == 1 and columns > 2 * LANES and min(k, K_BLOCK) * a_k >= SPREAD
-    near = k <= 16 or rows <= 16 or k * b_k <= 16 * LANES * LANES
-    single = columns <= PANEL * LANES and k <= K_BLOCK and b_column == 1 and near and not turn
+    turn = a_row == 1 and columns > 2 * LANES and min(k, K_BLOCK) * a_k >= A_SPREAD
+    single = (columns <= PANEL * LANES and k <= K_BLOCK and b_column == 1 and not turn
+              and not to_be_packed(rows, k, b_k))
     if single and columns <= 2 * LANES:
         narrow(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns)
     elif single:
