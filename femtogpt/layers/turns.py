@@ -28,9 +28,9 @@ class Turns:
 
     def __init__(self, parts, threads=1):
         self.last, self.losses = len(parts) - 1, [0.0] * len(parts)
-        self._alone = threads == 1
         self._left = iter([(number, *part) for number, part in enumerate(parts)])
-        self._done = np.array([ALL] + [0] * len(parts))  # the first waits for nobody
+        # The first waits for nobody, and who is alone for none.
+        self._done = np.array([ALL] + [0] * len(parts)) if threads > 1 else None
 
     def __iter__(self):
         return self._left
@@ -41,11 +41,14 @@ class Turns:
 
     def turn(self, number):
         """That micro-batch's, valid as long as this is."""
-        return NO_TURN if self._alone else self._done.ctypes.data + number * self._done.itemsize
+        if self._done is None:
+            return NO_TURN
+        return self._done.ctypes.data + number * self._done.itemsize
 
     def end(self):
         """Nobody is to wait any more, for one has failed."""
-        self._done[:] = ALL
+        if self._done is not None:
+            self._done[:] = ALL
 
 
 @kernel
