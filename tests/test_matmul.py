@@ -56,8 +56,8 @@ SIZES = [(1, 1, 1), (3, 5, 7), (8, 16, 48), (9, 17, 49), (16, 33, 64), (7, 1, 65
 if COMPILED:
     SIZES += [(65, 400, 50), (320, 64, 64), (33, 769, 101), (64, 320, 192)]
     SIZES += [(401, 450, 70)]  # of this and the last, a is turned where it is transposed
-    SIZES += [(450, 40, 230), (40, 400, 422)]  # b is packed, in blocks of 12, 12 and 3 registers,
-    SIZES += [(300, 400, 390)]  # of 12, 11 and 2
+    SIZES += [(450, 40, 230)]  # b is read where it lies; packed, in blocks of 12, 12 and 3
+    SIZES += [(40, 400, 422), (300, 400, 390)]  # registers, and of 12, 11 and 2
     SIZES += [(520, 400, 250)]
 
 

@@ -23,7 +23,7 @@ if VECTORS is not None:
 
 def _narrow(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns):
     """c = start + a @ b as blocks.tiled, of at most 2 LANES columns of a b whose rows are
-    contiguous."""
+    contiguous: b_column is 1."""
     r = np.int64(0)
     last = columns - LANES if columns > LANES else columns
     soon_row = a_row if a_row != 1 else np.int64(0)
