@@ -106,7 +106,8 @@ def _to_llama_cpp(output, loaded, datasets, dtype):
     from ..exchange import gguf
 
     tokens, _ = _read(datasets, loaded)
-    say_if_compiling()
+    if not gguf.missing():
+        say_if_compiling()
     done = gguf.write(loaded, output, dtype, tokens)
     click.echo(f"{output}: {done.architecture}, {loaded.parameters.size:,} parameters, step "
                f"{loaded.step}, {dtype}")
@@ -148,7 +149,8 @@ def _to_onnxruntime(output, loaded, datasets):
     from ..exchange import onnx
 
     tokens, _ = _read(datasets, loaded)
-    say_if_compiling()
+    if not onnx.missing():
+        say_if_compiling()
     done = onnx.write(loaded, output, tokens)
     click.echo(f"{output}: {done.size / 1e6:,.2f} MB, {loaded.parameters.size:,} parameters, step "
                f"{loaded.step}, float32")

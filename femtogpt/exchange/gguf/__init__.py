@@ -4,6 +4,7 @@ layout.py says which architecture computes what a model does, hf/widening.py how
 goes where there is none, vocabulary.py how tokenizers are spelled, format.py what the bytes are.
 """
 
+from .checking import missing
 from .writing import DTYPES, write
 
-__all__ = ["DTYPES", "write"]
+__all__ = ["DTYPES", "missing", "write"]

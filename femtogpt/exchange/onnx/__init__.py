@@ -3,6 +3,7 @@
 graph.py says what a model computes, in ONNX's operators, format.py what the bytes are.
 """
 
+from .checking import missing
 from .writing import write
 
-__all__ = ["write"]
+__all__ = ["missing", "write"]
