@@ -689,7 +689,7 @@ def test_the_first_commands_as_they_stand(folder, shell):
     done = shell("""
         python3 dummy_data/simple_dummy.py > dataset.txt
         femtogpt init
-        femtogpt train --steps 600
+        femtogpt train --steps 400
         femtogpt generate --prompt "bad"
     """)
     assert done.returncode == 0, done.stderr

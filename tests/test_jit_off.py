@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 def test_layers_and_model_pass_with_the_jit_off():
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider",
                *(str(HERE / f"test_{name}.py") for name in ("layers", "model")),
-               str(HERE / "test_precision.py"), "-k", "not folder"]
+               str(HERE / "test_precision.py"), "-k", "not folder and not 601-0.3"]
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     environment.pop("PYTEST_ADDOPTS", None)
     run = subprocess.run(command, cwd=HERE.parent, env=environment, text=True,

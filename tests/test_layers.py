@@ -617,9 +617,8 @@ def test_attention_survives_large_numbers():
 
 @pytest.mark.parametrize("rate", [0, 0.3])
 @pytest.mark.parametrize("T", [1, 41, 256, 300, 601])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_attention_that_keeps_no_weights_gives_the_same_numbers(dtype, T, rate, monkeypatch):
-    B, NH, hs = 2, 2, 6
+def test_attention_that_keeps_no_weights_gives_the_same_numbers(T, rate, monkeypatch):
+    B, NH, hs, dtype = 2, 2, 6, np.float32
     assert T < 600 or T > 2 * long_attention.ROWS  # three blocks of rows and more
     qkv, dout = normal(B * T, 3 * NH * hs).astype(dtype), normal(B * T, NH * hs).astype(dtype)
     results = []
@@ -632,9 +631,8 @@ def test_attention_that_keeps_no_weights_gives_the_same_numbers(dtype, T, rate, 
         results.append((p.size, out, dqkv))
     (kept, out, dqkv), (not_kept, out_2, dqkv_2) = results
     assert not_kept < kept or T == 1
-    tolerance = 1e-5 if dtype == np.float32 else 1e-13
-    np.testing.assert_allclose(out_2, out, tolerance, tolerance)
-    np.testing.assert_allclose(dqkv_2, dqkv, tolerance, tolerance)
+    np.testing.assert_allclose(out_2, out, 1e-5, 1e-5)
+    np.testing.assert_allclose(dqkv_2, dqkv, 1e-5, 1e-5)
 
 
 def test_attention_drops_differently_by_head_and_by_key():

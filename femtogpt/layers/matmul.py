@@ -69,32 +69,25 @@ def _symmetric_block(out, a, b):
             transpose(out[j:end, end:], out[end:, j:end])
 
 
-@inlined
 def narrow_matmul(out, a, b):
     """matmul where it is small and has few columns (narrow.py). Attention has hundreds in a pass:
     without a function of numba's and the choice of a way in between each takes 70 cycles less, of
     some 400 (Zen 5)."""
-    _narrow_product(out, a, b, None)
+    matmul(out, a, b)
 
 
-@inlined
 def narrow_matmul_add(out, a, b):
     """matmul_add, likewise."""
-    _narrow_product(out, a, b, out)
+    matmul_add(out, a, b)
 
 
 @inlined
 def narrow_matmul_first(out, a, b, first):
     """matmul_first, likewise."""
     if first:
-        _narrow_product(out, a, b, None)
+        narrow_matmul(out, a, b)
     else:
-        _narrow_product(out, a, b, out)
-
-
-def _narrow_product(out, a, b, start):
-    """_product in float32."""
-    _product(out, a, b, start, None)
+        narrow_matmul_add(out, a, b)
 
 
 def _product(out, a, b, start, bfloat16):
@@ -135,28 +128,32 @@ def _product_compiled(out, a, b, start, bfloat16):
     return through_blas
 
 
-@overload(_narrow_product, jit_options=OPTIONS, inline="always")
-def _narrow_product_compiled(out, a, b, start):
+@overload(narrow_matmul, jit_options=OPTIONS, inline="always")
+def _narrow_matmul_compiled(out, a, b):
     if out.dtype != types.float32 or VECTORS is None:
-        return lambda out, a, b, start: _product(out, a, b, start, None)
-    by_rows, by_tiles = _of_matrices(narrow), _of_matrices(product)
+        return lambda out, a, b: matmul(out, a, b)
+    by_tiles = _of_matrices(product, narrow)
+    return lambda out, a, b: by_tiles(out, a, b, None)
 
-    def narrow_product(out, a, b, start):
-        if out.shape[1] <= 2 * LANES:
-            by_rows(out, a, b, start)
-        else:
-            by_tiles(out, a, b, start)
 
-    return narrow_product
+@overload(narrow_matmul_add, jit_options=OPTIONS, inline="always")
+def _narrow_matmul_add_compiled(out, a, b):
+    if out.dtype != types.float32 or VECTORS is None:
+        return lambda out, a, b: matmul_add(out, a, b)
+    by_tiles = _of_matrices(product, narrow)
+    return lambda out, a, b: by_tiles(out, a, b, out)
 
 
 @cache
-def _of_matrices(call):
-    """An intrinsic of (out, a, b, start), where call takes addresses and strides as blocks.tiled.
-    (Written in Python this took the first run a second more: it is compiled for each layout.)"""
+def _of_matrices(call, of_few_columns=None):
+    """An intrinsic of (out, a, b, start), where call takes addresses and strides as blocks.tiled,
+    and another, if given, those of few columns. (Written in Python this took the first run a second
+    more: it is compiled for each layout.)"""
 
     def typing(typingctx, out, a, b, start):
         make_ready(call)
+        if of_few_columns:
+            make_ready(of_few_columns)
 
         def codegen(context, builder, signature, values):
             def address_and_strides(i):
@@ -175,7 +172,16 @@ def _of_matrices(call):
                     begin[1] = I64(0)
             rows, k = cgutils.unpack_tuple(builder, x.shape)
             _, columns = cgutils.unpack_tuple(builder, y.shape)
-            emit_call(builder, call, [c, c_stride, *begin, *first, *second, rows, k, columns])
+            values = [c, c_stride, *begin, *first, *second, rows, k, columns]
+            if of_few_columns:
+                few = builder.icmp_signed("<=", columns, I64(2 * LANES))
+                with builder.if_else(few) as (then, otherwise):
+                    with then:
+                        emit_call(builder, of_few_columns, values)
+                    with otherwise:
+                        emit_call(builder, call, values)
+            else:
+                emit_call(builder, call, values)
             return context.get_dummy_value()
 
         return types.none(out, a, b, start), codegen
