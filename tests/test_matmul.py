@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import pytest
 
-from femtogpt.layers import precision
+from femtogpt.layers import blocks, precision
 from femtogpt.layers.matmul import (
     matmul,
     matmul_add,
@@ -26,6 +26,7 @@ from femtogpt.layers.strassen import pays
 from femtogpt.layers.vectors import HAS_BFLOAT16
 
 COMPILED = not numba.config.DISABLE_JIT
+tiles = pytest.mark.skipif(not blocks.COMPILED, reason="BLAS does them as it does all")
 
 
 def normal(*shape, seed=0):
@@ -123,7 +124,7 @@ def test_matmul_add_adds_and_matmul_bias_begins_with_the_bias(dtype):
         assert_product(out, a, b, start.astype(np.float64))
 
 
-@pytest.mark.skipif(not COMPILED, reason="without tiles they are matmul's")
+@tiles
 def test_narrow_products_of_any_number_of_rows_and_columns():
     """In float32: others are matmul's, and attention's gradient check is of them."""
     dtype, rows = np.float32, [*range(1, 42), 80]
@@ -150,7 +151,7 @@ def test_narrow_products_of_any_number_of_rows_and_columns():
 LARGE = [(143, 321, 320), (400, 901, 352)]  # a row, a number of the sum left over; several blocks
 
 
-@pytest.mark.skipif(not COMPILED, reason="numpy's product without compiling")
+@tiles
 @pytest.mark.parametrize("layouts", [("row", "row"), ("row", "column"), ("column", "row"),
                                      ("column", "column"), ("part", "part")])
 def test_large_products_by_strassen(layouts):
@@ -180,7 +181,7 @@ def test_large_products_by_strassen(layouts):
     assert pays(out.strides[0] // 4, b.strides[1] // 4, N, K, M)
 
 
-@pytest.mark.skipif(not COMPILED, reason="numpy's product without compiling")
+@tiles
 def test_a_large_product_holds_its_space_to_its_end():
     """In a process where what is freed is gone at once, by glibc's malloc."""
     code = ("import numpy as np\n"
