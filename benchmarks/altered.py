@@ -77,11 +77,19 @@ VALUE_RESIDUAL = [
             remember("""),
 ]
 
-# Muon turns q, k and v as one matrix, and takes one step of Newton and Schulz's less.
+# Muon turns q, k and v as one matrix.
 TOGETHER = [("optimizer.py", 'width = C if field == "query_key_value_weight" else columns',
              "width = columns")]
-FOUR_STEPS = [("muon.py", "for step in range(5):", "for step in range(4):"),
-              ("muon.py", "if step < 4:", "if step < 3:")]
+
+
+def newton_schulz(steps):
+    """Muon's iteration with other constants."""
+    return [("muon.py", "\nSTEPS = ", f"\nNEWTON_SCHULZ = {steps}\nSTEPS = ")]
+
+
+JORDAN = (3.4445, -4.7750, 2.0315)
+# As muon.py's, of 0.005..1.
+THREE_STEPS = ((8.2987, -24.430, 18.090), (3.9152, -2.9211, 0.55922), (3.1746, -2.3804, 0.49783))
 
 # Every product as its definition has it, none by Strassen's algorithm.
 PLAIN_PRODUCTS = [("layers/strassen.py", "return (rows >= 128", "return (rows < 0")]
@@ -94,7 +102,9 @@ ALTERED = {
     "every second rotary pair": rotary("np.arange(half) % 2 == 0"),
     "value residual": VALUE_RESIDUAL,
     "q k v together": TOGETHER,
-    "four steps": FOUR_STEPS,
+    "Jordan's five steps": newton_schulz(5 * (JORDAN,)),
+    "Jordan's, four steps": newton_schulz(4 * (JORDAN,)),
+    "three steps": newton_schulz(THREE_STEPS),
     "plain products": PLAIN_PRODUCTS,
 }
 

@@ -11,7 +11,13 @@ from .layers.numeric import kernel
 from .layers.rows import dot_row, row_function, scale_row
 
 MOMENTUM = 0.85
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+# a, b, c of each step: of all a x + b x^3 + c x^5 the nearest to 1 from end to end of what the
+# steps before make of 0.002..1, so that what begins there ends in 0.68..1.32. (Five steps with one
+# polynomial, Jordan's 3.4445, -4.7750, 2.0315, reach as far down, learn as well, and take 7% more
+# of a step of F: docs/recipe.md.)
+NEWTON_SCHULZ = ((8.4268, -24.936, 18.492), (4.1116, -3.0591, 0.57495),
+                 (3.7146, -2.7781, 0.54294), (2.7820, -2.0749, 0.46350))
+STEPS = len(NEWTON_SCHULZ)
 
 
 def space_for(rows, columns):
@@ -65,15 +71,14 @@ def orthogonalise(out, x, space):
     """out = x with all its singular values moved to about 1; x is spoilt. (R, K), R <= K.
     space: flat, of 4 R^2 numbers at least.
 
-    Five steps of a Newton-Schulz iteration, X <- P X with P = a + b A + c A^2 and
-    A = X X^T, whose constants (Jordan 2024) favour speed: values end in 0.7..1.2.
+    Steps of a Newton-Schulz iteration, X <- P X with P = a + b A + c A^2 and A = X X^T, each
+    with constants of its own (Amsel, Persson, Musco, Gower, "The Polar Express", 2025).
 
     X itself is needed at both ends only: A <- P A P and Q <- P Q follow what happens to
     it, and the result is Q X. These are symmetric and commute, so half of each product
     is enough, and none of the loop's sums is longer than R.
     """
     scalar = x.dtype.type
-    a, b, c = scalar(NEWTON_SCHULZ[0]), scalar(NEWTON_SCHULZ[1]), scalar(NEWTON_SCHULZ[2])
     R, K = x.shape
     total = 0.0
     for i in range(R):
@@ -84,12 +89,13 @@ def orthogonalise(out, x, space):
     squares = space[: 4 * R * R].reshape(4, R, R)
     A, P, Q, S = squares[0], squares[1], squares[2], squares[3]
     symmetric_matmul(A, x, x.T)
-    for step in range(5):
+    for step in range(STEPS):
+        a, b, c = NEWTON_SCHULZ[step]
         symmetric_matmul(P, A, A)
         for i in range(R):
-            polynomial_row(P[i], A[i], P[i], R, b, c)
-            P[i, i] += a
-        if step < 4:
+            polynomial_row(P[i], A[i], P[i], R, scalar(b), scalar(c))
+            P[i, i] += scalar(a)
+        if step < STEPS - 1:
             symmetric_matmul(S, P, A)
             symmetric_matmul(A, S, P)
         if step > 0:

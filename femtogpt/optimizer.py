@@ -147,12 +147,12 @@ def ownership(config, kind, ranks):
 def _muon_cost(field, size, width):
     """What orthogonalise takes for a layer of a field of so many numbers, in blocks of AdamW's.
 
-    Of (R, K), half of x x^T and Q x are 1.5 R^2 K multiplications, and 17 half products in the loop
-    8.5 R^3. AdamW takes about as long for one number as a product for 160 of these.
+    Of (R, K), half of x x^T and Q x are 1.5 R^2 K multiplications, and 13 half products in the loop
+    6.5 R^3. AdamW takes about as long for one number as a product for 160 of these.
     """
     matrices = 3 if field == "query_key_value_weight" else 1
     longer = size / matrices / width
-    return matrices * width**2 * (1.5 * longer + 8.5 * width) / (160 * BLOCK)
+    return matrices * width**2 * (1.5 * longer + 6.5 * width) / (160 * BLOCK)
 
 
 def update(engine_map, config, parameters, gradient, squares, state, rate, muon_decay=0.0,

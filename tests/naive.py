@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from femtogpt.muon import NEWTON_SCHULZ
+
 # --- layers ---------------------------------------------------------------------------
 
 
@@ -220,13 +222,12 @@ def adamw(p, m, v, g, t, rate, beta1, beta2, decay, eps=1e-8):
 
 
 def orthogonalise(x):
-    """Newton-Schulz: X <- a X + (b X X^T + c (X X^T)^2) X five times, X scaled first."""
-    a, b, c = 3.4445, -4.7750, 2.0315
+    """Newton-Schulz: X <- a X + (b X X^T + c (X X^T)^2) X for each a, b, c, X scaled first."""
     x = x / (np.sqrt(np.sum(x**2)) + 1e-7)
     transposed = x.shape[0] > x.shape[1]
     if transposed:
         x = x.T
-    for _ in range(5):
+    for a, b, c in NEWTON_SCHULZ:
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.T if transposed else x
