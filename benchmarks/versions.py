@@ -2,6 +2,7 @@
 
     python benchmarks/versions.py 009a878 a581017 F
     python benchmarks/versions.py 2b02956 HEAD 1054,1024,192,8,8,4
+    python benchmarks/versions.py HEAD HEAD A E F --optimizers adamw muon
 
 Of steps.py's configurations, or of V,T,C,L,NH,batch. Commits of this repository, checked out into
 a temporary folder; each in a process of its own, as in steps.py. What a change did, without the
@@ -39,10 +40,11 @@ def shape_of(name):
     return name, numbers
 
 
-def measure(trees, shape, threads, seconds, precision="float32", text=None):
+def measure(trees, optimizers, shape, threads, seconds, precision="float32", text=None):
     """(milliseconds, resident MB) of each."""
-    contestants = [contest.Contestant("ours", threads, shape, "adamw", {"PYTHONPATH": tree},
-                                      precision, text) for tree in trees]
+    contestants = [contest.Contestant("ours", threads, shape, optimizer, {"PYTHONPATH": tree},
+                                      precision, text)
+                   for tree, optimizer in zip(trees, optimizers, strict=True)]
     try:
         contest.alternate(contestants, seconds)
         return [(c.median, c.answer["resident_mb"]) for c in contestants]
@@ -58,6 +60,8 @@ def main():
     parser.add_argument("configurations", nargs="+", type=shape_of,
                         help=f"{', '.join(CONFIGURATIONS)} or V,T,C,L,NH,batch")
     parser.add_argument("--threads", type=int, default=available_processors())
+    parser.add_argument("--optimizers", nargs=2, choices=("adamw", "muon"),
+                        default=("adamw", "adamw"), help="of old and new [default: adamw]")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--text", metavar="FILE",
                         help="to train on: its bytes, letters or BPE [default: random tokens]")
@@ -66,11 +70,12 @@ def main():
     print(contest.machine(), "\n")
     contest.print_heading("", "old ms", "new ms", "new/old", "old MB", "new MB")
     with tempfile.TemporaryDirectory() as folder:
-        trees = [check_out(commit, folder) for commit in (options.old, options.new)]
+        trees = [check_out(commit, f"{folder}/{side}") for side, commit in
+                 (("old", options.old), ("new", options.new))]
         for name, shape in options.configurations:
-            (old, before), (new, after) = measure(trees, shape, options.threads,
-                                                  options.seconds, options.precision,
-                                                  options.text)
+            (old, before), (new, after) = measure(
+                trees, options.optimizers, shape, options.threads, options.seconds,
+                options.precision, options.text)
             memory = (contest.shown(before, ".0f"), contest.shown(after, ".0f"))
             print(contest.row(name, f"{old:.1f}", f"{new:.1f}", f"{new / old:.3f}", *memory),
                   flush=True)
