@@ -201,7 +201,7 @@ def test_entropies_of_heads_are_those_of_their_attention():
 
 
 def test_a_rate_too_high_is_named_with_one_that_is_better(healthy):
-    healthy.run["learning_rate"] = 0.3
+    healthy.run["learning_rate"] = 0.6
     found = {finding.name: finding for finding in diagnose(healthy, TOKENS)[1]}
     assert "--learning-rate 0.0" in found["learning-rate-too-high"].helps
 
