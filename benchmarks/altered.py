@@ -87,8 +87,8 @@ def newton_schulz(steps):
     return [("muon.py", "\nSTEPS = ", f"\nNEWTON_SCHULZ = {steps}\nSTEPS = ")]
 
 
-JORDAN = (3.4445, -4.7750, 2.0315)
-# As muon.py's, of 0.005..1.
+JORDAN = (3.4445, -4.7750, 2.0315)  # of every step
+# Nearest to 1 as muon.py's four, of 0.005..1.
 THREE_STEPS = ((8.2987, -24.430, 18.090), (3.9152, -2.9211, 0.55922), (3.1746, -2.3804, 0.49783))
 
 # Every product as its definition has it, none by Strassen's algorithm.
@@ -103,7 +103,7 @@ ALTERED = {
     "value residual": VALUE_RESIDUAL,
     "q k v together": TOGETHER,
     "Jordan's five steps": newton_schulz(5 * (JORDAN,)),
-    "Jordan's, four steps": newton_schulz(4 * (JORDAN,)),
+    "Jordan's four steps": newton_schulz(4 * (JORDAN,)),
     "three steps": newton_schulz(THREE_STEPS),
     "plain products": PLAIN_PRODUCTS,
 }

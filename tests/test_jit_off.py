@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 
 
 def test_layers_and_model_pass_with_the_jit_off():
+    """But for a case of attention over 601 tokens, which takes 10 s so; shorter ones remain."""
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider",
                *(str(HERE / f"test_{name}.py") for name in ("layers", "model")),
                str(HERE / "test_precision.py"), "-k", "not folder and not 601-0.3"]
