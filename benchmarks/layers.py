@@ -14,6 +14,7 @@ import json
 import time
 import types
 from collections import defaultdict
+from functools import partial
 
 import numpy as np
 from contest import PRODUCT, machine
@@ -26,6 +27,7 @@ from femtogpt.layers.precision import use
 from femtogpt.layers.turns import NO_TURN
 from femtogpt.machine import available_processors
 from femtogpt.model import initial_parameters
+from femtogpt.passes import kernel_for
 from femtogpt.tensors import lined_up_vectors, views
 
 # What the pass is made of: these are called from Python, everything below them is timed.
@@ -65,16 +67,18 @@ def one_micro_batch(name, seconds, precision="float32"):
     gradients = lined_up_vectors(config, 1)[0, : parameters.size]
     g, p = views(gradients, config), views(parameters, config)
     k = constants(config, bfloat16=use(precision))
-    arguments = (g, allocate_activations(config, sequences), p, tokens, targets,
-                 k, 1e-3, 0.0,
-                 np.arange(sequences, dtype=np.uint64), config.num_layers, 0, False, NO_TURN)
-    (by_python, clocks), compiled = clocked(), model.kernels_for(*arguments[:3], k)
+    a, L = allocate_activations(config, sequences), config.num_layers
+    keys = np.arange(sequences, dtype=np.uint64)
+    (forward, backward), clocks = clocked()
+    compiled = kernel_for(g, a, p, k)
     whole, parts, until = [], [], time.perf_counter() + seconds
     while time.perf_counter() < until or len(whole) < 8:
         clocks.clear()
-        model.loss_and_some_gradients(*arguments, by_python)
+        forward(g.head_weight, g.head_bias, a, p, tokens, targets, k, 1e-3, 0.0, keys, NO_TURN)
+        backward(g, a, p, tokens, k, 0.0, keys, L, 0, False, NO_TURN)
         parts.append(dict(clocks))
-        whole.append(milliseconds(lambda: model.loss_and_some_gradients(*arguments, compiled)))
+        whole.append(milliseconds(lambda: compiled(
+            g, a, p, tokens, targets, k, 1e-3, 0.0, keys, L, 0, False, NO_TURN)))
     middle = {key: 1e3 * float(np.median([part[key] for part in parts[3:]])) for key in parts[0]}
     took, core = float(np.median(whole[3:])), Sgemm(1)
     peak = 2 * PRODUCT**3 / min(milliseconds(core.step) for _ in range(12))
@@ -88,24 +92,28 @@ def whole_steps(name, threads, optimizer, seconds, precision):
     ours = make("ours", threads, CONFIGURATIONS[name], optimizer, precision)
     engine, clocks = ours.engine, []
     parts, until = [], time.perf_counter() + seconds
-    original = engine.map
+    original = engine.in_turn
 
-    def measured_map(function, items):
-        busy = []
+    def measured(*phases):
+        """in_turn; of each phase, how long it took and how long threads waited in it."""
+        done = [[] for _ in phases]
 
-        def timed(item):
+        def timed(phase, function, item):
             before = time.perf_counter()
             result = function(item)
-            busy.append(time.perf_counter() - before)
+            done[phase].append((before, time.perf_counter()))
             return result
 
         before = time.perf_counter()
-        results = original(timed, items)
-        took = time.perf_counter() - before
-        clocks.append((took, threads * took - sum(busy)))
+        results = original(*((partial(timed, phase, function), items)
+                             for phase, (function, items) in enumerate(phases)))
+        ends = [max(end for _, end in each) for each in done[:-1]] + [time.perf_counter()]
+        for each, begin, end in zip(done, [before, *ends], ends, strict=False):
+            took = end - begin
+            clocks.append((took, threads * took - sum(b - a for a, b in each)))
         return results
 
-    engine.map = measured_map
+    engine.in_turn, engine.map = measured, lambda *phase: measured(phase)
     while time.perf_counter() < until or len(parts) < 8:
         clocks.clear()
         before = time.perf_counter()

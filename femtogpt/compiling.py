@@ -1,8 +1,9 @@
 """A first run's compiling, shared with a second process.
 
 numba compiles under one lock, so a second thread would wait; a second process does not, and what
-it compiles lies in the same folder. One compiles the forward and the update, the other the
-backward. Another then compiles what text is generated with, while the first trains already.
+it compiles lies in the same folder. One compiles the forward and Muon, the other the backward,
+the sum and AdamW. Another then compiles what text is generated with, while the first trains
+already.
 """
 
 import contextlib
@@ -18,9 +19,10 @@ from .config import GPTConfig
 from .layers import numeric, precision
 from .layers.turns import NO_TURN
 from .machine import available_processors
-from .model import initial_parameters, model_backward, summed_loss
+from .model import initial_parameters, model_backward
 from .optimizer import OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
-from .tensors import views
+from .passes import summed_loss
+from .tensors import count_adamw_parameters, count_parameters, views
 
 # Not -m, which would look for modules in the folder it is called from.
 OTHER = f"import sys; *sys.path[:], part, name = sys.argv[1:]; from {__name__} import main; " \
@@ -77,21 +79,29 @@ def main(part, name):
 
 
 def compile_forward(name, optimizer):
-    """Also the loss, the gradients' sum and updates."""
+    """Also the loss, and Muon."""
     parameters, a, tokens, k = _small(name)
     summed_loss(a, views(parameters, CONFIG), tokens, tokens, k, KEYS)
-    shards, squares = np.zeros((2, parameters.size), np.float32), np.zeros(9)
-    sum_shards(shards, sum_tree(2), squares, 0, 1)
-    update(lambda function, items: [function(item) for item in items], CONFIG, parameters,
-           shards[0], squares, fresh_state(CONFIG, optimizer), 0.0)
+    if optimizer == "muon":
+        _update(optimizer, (count_adamw_parameters(CONFIG), parameters.size))
 
 
 def compile_backward(name):
-    """From the last norm to the embedding."""
+    """From the last norm to the embedding; the gradients' sum, AdamW."""
     parameters, a, tokens, k = _small(name)
     a.count[0] = tokens.size  # as if all differed
     model_backward(views(np.zeros_like(parameters), CONFIG), a, views(parameters, CONFIG), tokens,
                    k, 0.0, KEYS, CONFIG.num_layers, 0, True, NO_TURN)
+    shards, squares = np.zeros((2, parameters.size), np.float32), np.zeros(9)
+    sum_shards(shards, sum_tree(2), squares, 0, 1)
+    _update("adamw", (0, parameters.size))
+
+
+def _update(optimizer, own):
+    """An update of what is in `own`, of nothing by nothing."""
+    flat = np.zeros(count_parameters(CONFIG), np.float32)
+    update(lambda function, items: [function(item) for item in items], CONFIG, flat, flat,
+           np.zeros(1), fresh_state(CONFIG, optimizer), 0.0, own=own)
 
 
 def _small(name):

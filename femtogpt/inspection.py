@@ -6,7 +6,7 @@ import numpy as np
 
 from .activations import allocate_activations, constants
 from .errors import FemtoError
-from .model import loss_and_gradients
+from .passes import loss_and_gradients
 from .tensors import views
 
 

@@ -16,10 +16,10 @@ from .layers.gelu import gelu_backward, gelu_forward
 from .layers.linear import linear_backward, linear_forward, parameters_backward
 from .layers.matmul import matmul
 from .layers.norm import norm_backward, norm_forward
-from .layers.numeric import allocation_free, for_types_of, hash32, inlined
+from .layers.numeric import allocation_free, hash32, inlined
 from .layers.residual import add, clear, copy, move
 from .layers.rotary import rotary_backward, rotary_forward
-from .layers.turns import NO_TURN, end_stage, wait_for
+from .layers.turns import end_stage, wait_for
 from .tensors import Tensors, count_parameters, lined_up_vectors, views
 
 HEAD_COLUMNS = 6144  # of a huge model that are summed in one turn
@@ -265,47 +265,3 @@ def forward_and_head(dweight, dbias, a, p, tokens, targets, k, scale, rate, sequ
         if scale != 0:
             head_backward(dweight, dbias, a, p, targets, k, first, last, scale, turn)
     return loss
-
-
-def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, top, bottom,
-                            fresh, turn, kernels=(forward_and_head, model_backward)):
-    """loss_and_gradients in parts, each of which goes on from the one before.
-
-    top, bottom: it goes back through blocks top - 1 to bottom. With top L the forward and the head
-    come first, and it returns the loss (else 0); with bottom 0 the embedding comes last.
-    fresh: the blocks' matrices in g hold nothing yet, and are overwritten. turn: as in turns.py.
-    kernels: both, as they are or as kernels_for gives them.
-    """
-    forward, backward = kernels
-    loss = 0.0
-    if top == a.qkv.shape[0]:
-        loss = forward(g.head_weight, g.head_bias, a, p, tokens, targets, k, scale, rate,
-                       sequence_keys, turn)
-    if scale != 0:
-        backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, turn)
-    return loss
-
-
-def kernels_for(g, a, p, k):
-    """The kernels of a pass for arguments of these types, and no others (numeric.for_types_of)."""
-    tokens, keys = np.zeros(1, np.int64), np.zeros(1, np.uint64)
-    return (for_types_of(forward_and_head, g.head_weight, g.head_bias, a, p, tokens, tokens, k,
-                         1.0, 0.0, keys, NO_TURN),
-            for_types_of(model_backward, g, a, p, tokens, k, 0.0, keys, 0, 0, False, NO_TURN))
-
-
-def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, fresh=False):
-    """The whole pass of a micro-batch: adds scale times the gradients of the summed loss to g.
-
-    tokens, targets: (N,) int64, the targets one position later. scale: one over all
-    positions of the batch makes it the mean's gradient; 0: the loss alone, g stays as it is.
-    fresh: what g holds of the blocks' matrices is overwritten.
-    sequence_keys: (B,) uint64. Returns the sum of the losses in nats, float64.
-    """
-    return loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys,
-                                   a.qkv.shape[0], 0, fresh, NO_TURN)
-
-
-def summed_loss(a, p, tokens, targets, k, sequence_keys):
-    """The sum of the losses in nats of a micro-batch, without gradients or dropout."""
-    return loss_and_gradients(p, a, p, tokens, targets, k, 0.0, 0.0, sequence_keys)

@@ -19,8 +19,8 @@ from .errors import FemtoError
 from .layers import matmul
 from .layers.turns import Turns
 from .machine import available_processors
-from .model import kernels_for, loss_and_some_gradients, summed_loss
 from .optimizer import BLOCK, sum_shards
+from .passes import kernel_for, loss_and_some_gradients, summed_loss
 from .ranks import ALONE, cut
 from .reduction import Branches, SumOverRanks
 from .tensors import count_adamw_parameters, count_parameters, lined_up_vectors, views
@@ -106,14 +106,14 @@ class Engine:
         self._over_ranks = (SumOverRanks(config, self._branches, ranks, owners)
                             if ranks.size > 1 else None)
         self.constants = constants(config, bfloat16=bfloat16)
-        self.gradients = self._seen = self._kernels = None
+        self.gradients = self._seen = None
         self._adamw_parameters = count_adamw_parameters(config)
         self._large = count_parameters(config) > LARGE
         self._spaces = queue.SimpleQueue()
         for _ in range(self.threads):
             self._spaces.put({})  # a thread's activations, by sequences, made when first needed
         self._crew = Crew(self.threads)
-        self.map = self._crew.map
+        self.map, self.in_turn = self._crew.map, self._crew.in_turn
         # Inside workers BLAS must keep to one thread; where we have our own tiles it is not called.
         self._limits = threadpool_limits(1, "blas") if matmul.VECTORS is None else None
 
@@ -140,7 +140,7 @@ class Engine:
             self._gradient_views = [views(g[: parameters.size], self.config)
                                     for g in self.gradients]
             self._squares = np.empty(-(-parameters.size // BLOCK))
-        p, kernels = self._views(parameters), self._kernels_for(parameters)
+        p, kernel = self._views(parameters), self._kernel_for(parameters)
         tokens, targets = windows[:, :-1].ravel(), windows[:, 1:].ravel()
         scale = 1 / (self.batch_size * self.config.num_tokens)
 
@@ -151,7 +151,7 @@ class Engine:
                 first, last = number == 0, number == turns.last
                 if first:  # behind these are the blocks' matrices, which are overwritten
                     self.gradients[row, : self._adamw_parameters] = 0
-                rest, L = (first, turns.turn(number), kernels), self.config.num_layers
+                rest, L = (first, turns.turn(number), kernel), self.config.num_layers
                 if not (told and last):
                     return loss_and_some_gradients(*arguments, L, 0, *rest)
                 losses = []
@@ -174,15 +174,17 @@ class Engine:
                 told.begin(self.gradients, pairs, len(rows))
             # A small model's turns are too short to wait for.
             crew = max(1, self.threads // len(rows)) if self._large else 1  # threads of a shard
-            shards = [Turns(self._micro_batches(*shard), crew)
-                      for shard in self.shards[slice(*own)]]
-            self.map(lambda job, told=told: compute(*job, told),
-                     crew * list(zip(shards, rows, strict=True)))
+            # One after the other of a shard, but where something is to happen in between.
+            parts = self._micro_batches if crew > 1 or told else self._runs
+            shards = [Turns(parts(*shard), crew) for shard in self.shards[slice(*own)]]
+            phases = [(lambda job, told=told: compute(*job, told),
+                       crew * list(zip(shards, rows, strict=True)))]
+            if not told:
+                phases.append(self._adding(self.gradients, pairs, self._squares))
+            self.in_turn(*phases)
             losses += [turns.loss for turns in shards]
             if told:
-                told.finish(self._sum, self._squares)
-            else:
-                self._sum(self.gradients, pairs, self._squares)
+                told.finish(lambda *sums: self.map(*self._adding(*sums)), self._squares)
         loss = sum(self.ranks.gather(losses, self._branches.shards).tolist()) * scale
         return loss, self.gradients[0, : parameters.size], self._squares
 
@@ -190,36 +192,38 @@ class Engine:
         """Their views, made once: a step's Python counts, where a model is small."""
         if parameters is not self._seen:
             self._seen, self._seen_views = parameters, views(parameters, self.config)
-            self._kernels = None
+            self._kernels = {}
         return self._seen_views
 
-    def _kernels_for(self, parameters):
-        """A pass's, looked up once; and compiled, where they are not, by the caller's thread."""
+    def _kernel_for(self, parameters, backward=True):
+        """A pass's, looked up once; and compiled, where it is not, by the caller's thread."""
         p = self._views(parameters)
-        if self._kernels is None:
+        if backward not in self._kernels:
             spaces = self._spaces.get()
             try:
                 a = self._space(spaces, self.micro_batch)
             finally:
                 self._spaces.put(spaces)
-            self._kernels = kernels_for(self._gradient_views[0], a, p, self.constants)
-        return self._kernels
+            g = self._gradient_views[0] if backward else p
+            self._kernels[backward] = kernel_for(g, a, p, self.constants, backward)
+        return self._kernels[backward]
 
-    def _sum(self, rows, pairs, squares):
-        self.map(lambda blocks: sum_shards(rows, pairs, squares, *blocks),
-                 cut(squares.size, self.threads))
+    def _adding(self, rows, pairs, squares):
+        """(function, items) of sum_shards, for all threads."""
+        return (lambda blocks: sum_shards(rows, pairs, squares, *blocks),
+                cut(squares.size, self.threads))
 
     def mean_loss(self, parameters, windows):
         """The mean loss in nats over all positions of windows (any number of them)."""
-        p = self._views(parameters)
+        p, kernel = self._views(parameters), self._kernel_for(parameters, backward=False)
         tokens, targets = windows[:, :-1].ravel(), windows[:, 1:].ravel()
         keys = np.zeros(len(windows), np.uint64)
         count = max(1, len(windows) // self.micro_batch)
-        parts = [Turns(self._micro_batches(*part))
+        parts = [Turns(self._runs(*part))
                  for part in cut(len(windows), count)[slice(*self.ranks.own(count))]]
         self.map(lambda part: self._over_micro_batches(
             part, tokens, targets, keys, lambda _, a, tokens, targets, part: summed_loss(
-                a, p, tokens, targets, self.constants, part)), parts)
+                a, p, tokens, targets, self.constants, part, kernel)), parts)
         losses = self.ranks.gather([part.loss for part in parts], count).tolist()
         return sum(losses) / (len(windows) * self.config.num_tokens)
 
@@ -227,14 +231,19 @@ class Engine:
         """(start, stop) of each micro-batch of a shard."""
         return [(i, min(i + self.micro_batch, stop)) for i in range(start, stop, self.micro_batch)]
 
+    def _runs(self, start, stop):
+        """(start, stop) of the whole micro-batches of a shard, and of what is left."""
+        whole = stop - (stop - start) % self.micro_batch
+        return [(a, b) for a, b in ((start, whole), (whole, stop)) if a < b]
+
     def _over_micro_batches(self, turns, tokens, targets, keys, function):
         """What function(number, activations, tokens, targets, keys) returns of each micro-batch of
-        turns that nobody else takes is its loss."""
+        turns, or run of them, that nobody else takes is its loss."""
         spaces, T = self._spaces.get(), self.config.num_tokens
         try:
             for number, start, stop in turns:
-                part = slice(start * T, stop * T)
-                turns.losses[number] = function(number, self._space(spaces, stop - start),
+                part, sequences = slice(start * T, stop * T), min(stop - start, self.micro_batch)
+                turns.losses[number] = function(number, self._space(spaces, sequences),
                                                 tokens[part], targets[part], keys[start:stop])
         finally:
             self._spaces.put(spaces)

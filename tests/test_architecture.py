@@ -21,7 +21,7 @@ LEVELS = [
      "diagnosis", "estimate", "network", "quickstart",
      "inspection", "search", "surgery", "exchange"},
     {"about", "checkpoint", "damage", "durable", "looks", "run", "curve", "data", "cache",
-     "token_files", "activations", "model",
+     "token_files", "activations", "model", "passes",
      "parallel", "crew", "reduction", "ranks", "optimizer", "muon"},
     {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "launch", "watchdog",
      "webpage", "errors"},

@@ -55,6 +55,32 @@ def test_an_error_is_raised_when_all_have_ended(crew, fails_here):
     assert crew.map(abs, [-1, 2]) == [1, 2]  # and it goes on
 
 
+def test_a_phase_begins_when_all_of_the_one_before_is_done(crew):
+    done = []
+
+    def slow(x):
+        time.sleep(0.02 * (x == 0))  # the first ends last
+        done.append(x)
+        return x
+
+    def count(_):
+        return len(done)
+
+    results = crew.in_turn((slow, range(6)), (count, range(3)), (slow, []), (count, [0]))
+    assert results == [*range(6), 6, 6, 6, 6]
+
+
+def test_nobody_waits_for_a_phase_that_fails(crew):
+    def fail(x):
+        if x == 2:
+            raise MemoryError("no more")
+        time.sleep(0.01)
+
+    with pytest.raises(MemoryError, match="no more"):
+        crew.in_turn((fail, range(6)), (abs, range(20)))
+    assert crew.map(abs, [-1, 2]) == [1, 2]
+
+
 @pytest.mark.skipif(not ON_X86, reason="denormals are the processor's there")
 def test_denormals_are_zero_in_every_thread_meanwhile(crew):
     everyone = threading.Barrier(crew.threads, timeout=60)

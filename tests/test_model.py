@@ -11,7 +11,8 @@ from gradients import check
 from femtogpt.activations import allocate_activations, constants
 from femtogpt.config import POSITIONAL_ENCODINGS, RECIPES, GPTConfig
 from femtogpt.errors import FemtoError
-from femtogpt.model import initial_parameters, loss_and_gradients, summed_loss
+from femtogpt.model import initial_parameters
+from femtogpt.passes import loss_and_gradients, summed_loss
 from femtogpt.tensors import (
     MUON_FIELDS,
     Tensors,

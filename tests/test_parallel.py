@@ -11,15 +11,10 @@ from femtogpt.activations import activation_shapes, allocate_activations, consta
 from femtogpt.config import GPTConfig
 from femtogpt.data import draw_batch
 from femtogpt.layers.turns import NO_TURN
-from femtogpt.model import (
-    HEAD_COLUMNS,
-    initial_parameters,
-    loss_and_gradients,
-    loss_and_some_gradients,
-    summed_loss,
-)
+from femtogpt.model import HEAD_COLUMNS, initial_parameters
 from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
 from femtogpt.parallel import Engine, count_shards, cut, memory_to_train
+from femtogpt.passes import loss_and_gradients, loss_and_some_gradients, summed_loss
 from femtogpt.tensors import count_parameters, views
 
 CONFIG = GPTConfig(17, 80, 24, 2, 2)

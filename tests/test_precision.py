@@ -18,9 +18,10 @@ from femtogpt.data import draw_batch
 from femtogpt.errors import FemtoError
 from femtogpt.layers import matmul, numeric, precision
 from femtogpt.layers.vectors import HAS_BFLOAT16
-from femtogpt.model import initial_parameters, loss_and_gradients
+from femtogpt.model import initial_parameters
 from femtogpt.optimizer import fresh_state, update
 from femtogpt.parallel import Engine
+from femtogpt.passes import loss_and_gradients
 from femtogpt.run import Run
 from femtogpt.tensors import named, views
 from femtogpt.tokenizer import BPETokenizer

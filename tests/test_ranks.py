@@ -29,9 +29,10 @@ from femtogpt.config import GPTConfig
 from femtogpt.data import draw_batch
 from femtogpt.errors import FemtoError
 from femtogpt.launch import SIZES as SIZE_VARIABLES
-from femtogpt.model import initial_parameters, loss_and_gradients, loss_and_some_gradients
+from femtogpt.model import initial_parameters
 from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, ownership, sum_tree, update
 from femtogpt.parallel import Engine, count_shards
+from femtogpt.passes import loss_and_gradients, loss_and_some_gradients
 from femtogpt.ranks import Ranks, cut, find
 from femtogpt.reduction import Branches, spans_by_layer
 from femtogpt.tensors import MUON_FIELDS, count_parameters, ranges, views

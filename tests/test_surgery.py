@@ -16,9 +16,9 @@ from femtogpt.cli import main
 from femtogpt.decoder import Decoder
 from femtogpt.errors import FemtoError
 from femtogpt.looks import Look
-from femtogpt.model import summed_loss
 from femtogpt.optimizer import fresh_state, update
 from femtogpt.parallel import Engine
+from femtogpt.passes import summed_loss
 from femtogpt.run import earlier_runs
 from femtogpt.surgery.child import init_with
 from femtogpt.surgery.compare import compare, nearest_tokens

@@ -109,19 +109,49 @@ class _Cache(FunctionCache):
         return super().load_overload(signature, target_context)
 
 
-def for_types_of(compiled, *arguments):
+def of_types(compiled, kinds):
     """A kernel as it is compiled for arguments of these types, to be called with no others, and by
-    no kernel.
+    no kernel but by_address.
 
     numba looks for it at each call: of a model's tuples of arrays that takes 5 us (Zen 5).
     """
     if numba.config.DISABLE_JIT:
         return compiled
-    kinds = tuple(numba.typeof(x) for x in arguments)
     compiled.compile(kinds)
     # What a kernel that calls it would be linked with, 5 MB of a pass's.
     compiled.overloads[kinds].library._shared_module = None
     return compiled.get_overload(kinds)
+
+
+def code_of_types(compiled, kinds):
+    """The address of its machine code, for by_address."""
+    if numba.config.DISABLE_JIT:
+        return 0
+    of_types(compiled, kinds)
+    found = compiled.overloads[kinds]
+    return found.library.get_pointer_to_function(found.fndesc.llvm_func_name)
+
+
+def by_address(compiled, result):
+    """call(address, *arguments), for kernels to call another by what code_of_types gave.
+
+    One that is called by its name becomes part of its caller, and is compiled twice. result: the
+    type of what it returns.
+    """
+    if numba.config.DISABLE_JIT:
+        return lambda address, *arguments: compiled(*arguments)
+    count = len(inspect.signature(compiled.py_func).parameters)
+
+    def typing(typingctx, address, *arguments):
+        def codegen(context, builder, signature, values):
+            calls = context.call_conv
+            kind = calls.get_function_type(result, arguments)
+            callee = builder.inttoptr(values[0], kind.as_pointer())
+            return calls.call_function(builder, callee, result, arguments, values[1:])[1]
+
+        return result(types.int64, *arguments), codegen
+
+    return positional_intrinsic(typing, f"call_{compiled.__name__}", count + 1)
 
 
 def inlined(function):

@@ -17,8 +17,9 @@ from ..activations import allocate_activations, constants
 from ..checkpoint import Model
 from ..errors import FemtoError
 from ..looks import with_layers
-from ..model import initial_parameters, summed_loss
+from ..model import initial_parameters
 from ..optimizer import fresh_state
+from ..passes import summed_loss
 from ..tensors import NAMES, ranges, shape_table, views
 
 
