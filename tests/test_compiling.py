@@ -6,9 +6,12 @@ That what it compiles is what training wants, test_trainer.py sees where a cache
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from numba import types
 
 from femtogpt import compiling
+from femtogpt.layers.numeric import allocation_free, by_address, code_of_types
 
 
 @pytest.fixture
@@ -75,3 +78,29 @@ def test_one_that_does_not_begin_is_done_without(started, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert compiling.compile_training()
     assert started == ["forward"]
+
+
+@allocation_free
+def number_of(x, i):
+    if i >= x.size:
+        raise MemoryError("no more")
+    return x[i]
+
+
+call_number = by_address(number_of, types.float32)
+
+
+@allocation_free
+def sum_of(address, x, count):
+    total = 0.0
+    for i in range(count):
+        total += call_number(address, x, i)
+    return total
+
+
+def test_a_kernel_calls_another_by_its_address_and_raises_what_it_raised():
+    address = code_of_types(number_of, (types.float32[::1], types.int64))
+    x = np.arange(1, 5, dtype=np.float32)
+    assert sum_of(address, x, 4) == 10
+    with pytest.raises(MemoryError, match="no more"):
+        sum_of(address, x, 5)

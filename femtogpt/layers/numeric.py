@@ -147,7 +147,10 @@ def by_address(compiled, result):
             calls = context.call_conv
             kind = calls.get_function_type(result, arguments)
             callee = builder.inttoptr(values[0], kind.as_pointer())
-            return calls.call_function(builder, callee, result, arguments, values[1:])[1]
+            status, found = calls.call_function(builder, callee, result, arguments, values[1:])
+            with cgutils.if_unlikely(builder, status.is_error):
+                calls.return_status_propagate(builder, status)
+            return found
 
         return result(types.int64, *arguments), codegen
 
