@@ -174,8 +174,9 @@ class Engine:
                 told.begin(self.gradients, pairs, len(rows))
             # A small model's turns are too short to wait for.
             crew = max(1, self.threads // len(rows)) if self._large else 1  # threads of a shard
-            # One after the other of a shard, but where something is to happen in between.
-            parts = self._micro_batches if crew > 1 or told else self._runs
+            # A small model's in one call, but where something is to happen in between; a large
+            # one's calls take seconds as it is, in which no signal is answered.
+            parts = self._micro_batches if self._large or told else self._runs
             shards = [Turns(parts(*shard), crew) for shard in self.shards[slice(*own)]]
             phases = [(lambda job, told=told: compute(*job, told),
                        crew * list(zip(shards, rows, strict=True)))]
