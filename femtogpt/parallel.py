@@ -109,6 +109,10 @@ class Engine:
         self.gradients = self._seen = None
         self._adamw_parameters = count_adamw_parameters(config)
         self._large = count_parameters(config) > LARGE
+        # A small model's in one call, but where something is to happen in between; a large one's
+        # calls take seconds as it is, in which no signal is answered.
+        parts = self._micro_batches if self._large or self._over_ranks else self._runs
+        self._parts = [parts(*shard) for shard in self.shards]
         self._spaces = queue.SimpleQueue()
         for _ in range(self.threads):
             self._spaces.put({})  # a thread's activations, by sequences, made when first needed
@@ -174,10 +178,7 @@ class Engine:
                 told.begin(self.gradients, pairs, len(rows))
             # A small model's turns are too short to wait for.
             crew = max(1, self.threads // len(rows)) if self._large else 1  # threads of a shard
-            # A small model's in one call, but where something is to happen in between; a large
-            # one's calls take seconds as it is, in which no signal is answered.
-            parts = self._micro_batches if self._large or told else self._runs
-            shards = [Turns(parts(*shard), crew) for shard in self.shards[slice(*own)]]
+            shards = [Turns(parts, crew) for parts in self._parts[slice(*own)]]
             phases = [(lambda job, told=told: compute(*job, told),
                        crew * list(zip(shards, rows, strict=True)))]
             if not told:
@@ -242,7 +243,7 @@ class Engine:
         turns, or run of them, that nobody else takes is its loss."""
         spaces, T = self._spaces.get(), self.config.num_tokens
         try:
-            for number, start, stop in turns:
+            for number, (start, stop) in turns:
                 part, sequences = slice(start * T, stop * T), min(stop - start, self.micro_batch)
                 turns.losses[number] = function(number, self._space(spaces, sequences),
                                                 tokens[part], targets[part], keys[start:stop])

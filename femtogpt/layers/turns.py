@@ -19,8 +19,8 @@ ALL = 2**62  # more stages than there are
 
 
 class Turns:
-    """Of one shard. Iterated, by any number of threads, it gives each micro-batch (number, start,
-    stop) once, in order: so who waits does so for one that is at work, or done.
+    """Of one shard. Iterated, by any number of threads, it gives each micro-batch (number, (start,
+    stop)) once, in order: so who waits does so for one that is at work, or done.
 
     parts: (start, stop) of each micro-batch. threads: how many work on them. losses: a list of
     each, to be filled.
@@ -28,7 +28,7 @@ class Turns:
 
     def __init__(self, parts, threads=1):
         self.last, self.losses = len(parts) - 1, [0.0] * len(parts)
-        self._left = iter([(number, *part) for number, part in enumerate(parts)])
+        self._left = enumerate(parts)
         # The first waits for nobody, and who is alone for none.
         self._done = np.array([ALL] + [0] * len(parts)) if threads > 1 else None
 
