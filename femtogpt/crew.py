@@ -1,8 +1,8 @@
 """Threads that go through a list of work together; the caller's is one of them.
 
 A pool of concurrent.futures does the same, but takes longer from the call to the work and from the
-work to the return, and a step of a few milliseconds has three such calls (A of benchmarks/steps.py
-takes 1 to 2% longer with one: Zen 5).
+work to the return, and a step of a few milliseconds has several such calls (A of
+benchmarks/steps.py takes 1 to 2% longer with one: Zen 5).
 """
 
 import itertools

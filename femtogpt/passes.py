@@ -16,8 +16,8 @@ call_backward = by_address(model_backward, types.none)
 
 
 @allocation_free
-def run(forward, backward, g, a, p, tokens, targets, k, scale, rate, sequence_keys, top, bottom,
-        fresh, turn):
+def micro_batches(forward, backward, g, a, p, tokens, targets, k, scale, rate, sequence_keys, top,
+                  bottom, fresh, turn):
     """loss_and_some_gradients of micro-batches one after the other, each of as many sequences as a
     is for. forward, backward: the addresses of those kernels; backward is not used with scale 0."""
     B, L, loss = a.keys.size, a.qkv.shape[0], 0.0
@@ -44,7 +44,7 @@ def kernel_for(g, a, p, k, backward=True):
     whole = (number, number, g, a, p, tokens, tokens, k, real, real, keys, number, number,
              types.boolean, number)
     return functools.partial(
-        of_types(run, whole), code_of_types(forward_and_head, forward),
+        of_types(micro_batches, whole), code_of_types(forward_and_head, forward),
         code_of_types(model_backward, back) if backward else 0)
 
 

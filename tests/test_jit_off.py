@@ -1,4 +1,4 @@
-"""The kernels are plain Python: the layers' and the model's tests pass without numba too.
+"""The kernels are plain Python: tests of layers, model and crew pass without numba too.
 
 That also makes a kernel's error debuggable, with an ordinary debugger and bounds checks.
 """
@@ -11,10 +11,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def test_layers_and_model_pass_with_the_jit_off():
+def test_layers_model_and_crew_pass_with_the_jit_off():
     """But for a case of attention over 601 tokens, which takes 10 s so; shorter ones remain."""
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider",
-               *(str(HERE / f"test_{name}.py") for name in ("layers", "model")),
+               *(str(HERE / f"test_{name}.py") for name in ("layers", "model", "crew")),
                str(HERE / "test_precision.py"), "-k", "not folder and not 601-0.3"]
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     environment.pop("PYTEST_ADDOPTS", None)
