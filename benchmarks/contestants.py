@@ -32,7 +32,7 @@ class Ours:
         self.done = 0
 
     def step(self):
-        from femtogpt.data import draw_batch
+        from femtogpt.batches import draw_batch
         from femtogpt.optimizer import update
 
         windows, keys = draw_batch(self.tokens, self.config.num_tokens, self.batch_size, 1,

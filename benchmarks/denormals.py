@@ -16,8 +16,8 @@ from contestants import milliseconds, random_tokens
 from steps import CONFIGURATIONS
 
 from femtogpt import parallel
+from femtogpt.batches import draw_batch
 from femtogpt.config import GPTConfig
-from femtogpt.data import draw_batch
 from femtogpt.machine import available_processors
 from femtogpt.model import initial_parameters
 from femtogpt.tensors import views

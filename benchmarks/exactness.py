@@ -23,8 +23,8 @@ def measure(shape, threads, seconds):
     import numpy as np
 
     from femtogpt import parallel
+    from femtogpt.batches import draw_batch
     from femtogpt.config import GPTConfig
-    from femtogpt.data import draw_batch
     from femtogpt.model import initial_parameters
     from femtogpt.optimizer import fresh_state, update
 

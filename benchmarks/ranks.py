@@ -48,7 +48,7 @@ def processes(count, *arguments):
 
 def timed_steps(ranks, shape, optimizer, threads, seconds):
     """Milliseconds of each step, and of its sending, for so many seconds."""
-    from femtogpt.data import draw_batch
+    from femtogpt.batches import draw_batch
     from femtogpt.model import initial_parameters
     from femtogpt.optimizer import fresh_state, ownership, update
     from femtogpt.parallel import Engine

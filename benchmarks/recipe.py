@@ -18,12 +18,12 @@ from pathlib import Path
 
 from altered import ALTERED, REPOSITORY, copy_altered
 
-from femtogpt import data, scoring
+from femtogpt import batches, data, scoring
 from femtogpt.experiment.attempt import Attempt
 from femtogpt.experiment.entries import find
 from femtogpt.experiment.measures import MEASURES
 
-# name -> options of the run, given its steps; line_starts is a constant of data.py, averaged the
+# name -> options of the run, given its steps; line_starts is a constant of batches.py, averaged the
 # share of the steps at the end whose weights' mean is judged
 CHANGES = {
     "as it is": lambda steps: {},
@@ -49,7 +49,7 @@ CHANGES = {
     **{f"{n} steps": lambda steps, n=n: {"steps": n} for n in (160, 200, 250, 300)},
     **{name: lambda steps: {} for name in ALTERED},
 }
-LINE_STARTS = data.LINE_STARTS
+LINE_STARTS = batches.LINE_STARTS
 FIRST = ("right", "val_loss", "bits_per_byte")  # what to show of an entry that has one of these
 
 
@@ -109,7 +109,7 @@ def main():
         for entry in chosen:
             for name in options.changes or CHANGES:
                 run = changed(entry.train, name)
-                data.LINE_STARTS = run.pop("line_starts", LINE_STARTS)
+                batches.LINE_STARTS = run.pop("line_starts", LINE_STARTS)
                 averaged = run.pop("averaged", 0)
                 attempt = Attempt(replace(entry, train=run), seed, f"{options.folder}/{name}",
                                   texts=options.texts or ["texts"])

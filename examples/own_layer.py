@@ -18,7 +18,7 @@ import numpy as np
 
 import femtogpt
 from dummy_data import addition_dummy
-from femtogpt.data import draw_batch
+from femtogpt.batches import draw_batch
 from femtogpt.optimizer import fresh_state, update
 from femtogpt.parallel import Engine
 from femtogpt.tensors import views

@@ -150,7 +150,7 @@ def _update_seconds(config, optimizer, threads):
 
 
 def _batch(config, batch_size):
-    """Windows and keys as data.draw_batch makes them, of random tokens."""
+    """Windows and keys as draw_batch makes them, of random tokens."""
     rng = np.random.default_rng(0)
     windows = rng.integers(0, config.vocab_size, (batch_size, config.num_tokens + 1))
     return windows, np.zeros(batch_size, np.uint64)

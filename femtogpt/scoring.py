@@ -14,7 +14,8 @@ from dummy_data import (
     simple_sequence2,
 )
 
-from .data import count_bytes, count_tokens, windows
+from .batches import windows
+from .data import count_bytes, count_tokens
 from .errors import FemtoError
 from .parallel import Engine
 from .sampler import TOGETHER, generate, generate_together

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from . import checkpoint, compiling
+from .batches import draw_batch, spread_windows
 from .checkpoint import History
 from .curve import Curve
-from .data import count_tokens, draw_batch, spread_windows, unigram_entropy
+from .data import count_tokens, unigram_entropy
 from .divergence import UNKNOWN_PLACE, Diverged, first_bad_place
 from .errors import FemtoError
 from .layers import precision

@@ -12,7 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from small import TOKENIZER, fresh_model, text
 
-from femtogpt import cache, checkpoint, data
+from femtogpt import batches, cache, checkpoint, data
+from femtogpt.batches import windows
 from femtogpt.cli import main
 from femtogpt.data import (
     count_tokens,
@@ -21,7 +22,6 @@ from femtogpt.data import (
     fingerprint,
     split,
     unigram_entropy,
-    windows,
 )
 from femtogpt.errors import FemtoError
 from femtogpt.tokenizer import AsciiTokenizer, ByteTokenizer, train_bpe, train_char
@@ -224,11 +224,11 @@ def test_windows_go_across_the_joint(length, begin, share, num_tokens, more):
 
 @pytest.mark.parametrize("stretches", [1, 2, 255, 256, 257, 70_000])
 def test_an_epochs_order_is_the_generators_permutation(stretches, on_disk):
-    data._epoch_order.cache_clear()
-    order = data._epoch_order(5, 3, stretches)
+    batches._epoch_order.cache_clear()
+    order = batches._epoch_order(5, 3, stretches)
     rng = np.random.Generator(np.random.Philox(key=[5, 2**63 + 3]))
     np.testing.assert_array_equal(order, rng.permutation(stretches))
-    data._epoch_order.cache_clear()
+    batches._epoch_order.cache_clear()
     if stretches > data.BLOCK:
         assert kept(on_disk) == []  # its file has no name
 
@@ -257,13 +257,13 @@ def test_a_long_text_takes_no_more_memory_than_a_short_one(tmp_path, on_disk, mo
         tokens = encode_texts(TOKENIZER, texts, fingerprint(texts))
         training, validation = split(tokens, 12_000_000, 13_000_000, 8)
         for step in range(3):
-            data.draw_batch(training, 8, 16, 1, step)
+            batches.draw_batch(training, 8, 16, 1, step)
         windows(validation, [0, 5], 8)
         count_tokens(training, TOKENIZER.vocab_size)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-        data._epoch_order.cache_clear()
+        batches._epoch_order.cache_clear()
     assert len(tokens) >= 200 << 16 and peak < 40 << 16
 
 

@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from small import TOKENIZER, fresh_model, some_run, text
 
 from femtogpt import checkpoint, trainer
+from femtogpt.batches import draw_batch
 from femtogpt.cli import main
 from femtogpt.curve import SPIKE_FROM, Curve
-from femtogpt.data import draw_batch
 from femtogpt.divergence import first_bad_place
 from femtogpt.parallel import Engine
 from femtogpt.tensors import named, views

@@ -11,9 +11,9 @@ from small import SIZES, text
 
 import femtogpt
 from femtogpt import checkpoint, estimate
+from femtogpt.batches import draw_batch
 from femtogpt.cli import main
 from femtogpt.config import GPTConfig
-from femtogpt.data import draw_batch
 from femtogpt.experiment.entries import nearest_in_log
 
 SMALL = GPTConfig(11, num_tokens=8, embedding_degree=16, num_layers=2, num_heads=2)

@@ -13,9 +13,9 @@ from rust_femtogpt import logits_of, moments_of, tensors_of, written
 from small import ROOT, fresh_model, text
 
 from femtogpt import checkpoint
+from femtogpt.batches import draw_batch
 from femtogpt.cli import main
 from femtogpt.config import GPTConfig
-from femtogpt.data import draw_batch
 from femtogpt.decoder import Decoder
 from femtogpt.errors import FemtoError
 from femtogpt.exchange import femto

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from femtogpt.batches import draw_batch
 from femtogpt.config import GPTConfig
-from femtogpt.data import draw_batch
 from femtogpt.model import initial_parameters
 from femtogpt.optimizer import Schedule, fresh_state, learning_rate, update
 from femtogpt.parallel import Engine

@@ -8,8 +8,8 @@ import pytest
 
 from femtogpt import parallel
 from femtogpt.activations import activation_shapes, allocate_activations, constants
+from femtogpt.batches import draw_batch
 from femtogpt.config import GPTConfig
-from femtogpt.data import draw_batch
 from femtogpt.layers.turns import NO_TURN
 from femtogpt.model import HEAD_COLUMNS, initial_parameters
 from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, sum_shards, sum_tree, update

@@ -11,10 +11,10 @@ from test_vectors import start
 
 from femtogpt import checkpoint
 from femtogpt.activations import allocate_activations, constants
+from femtogpt.batches import draw_batch
 from femtogpt.cli import main
 from femtogpt.cli.options import say_if_compiling
 from femtogpt.config import GPTConfig
-from femtogpt.data import draw_batch
 from femtogpt.errors import FemtoError
 from femtogpt.layers import matmul, numeric, precision
 from femtogpt.layers.vectors import HAS_BFLOAT16

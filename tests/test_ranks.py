@@ -25,8 +25,8 @@ from small import environment, fresh_model, some_run, text
 
 from femtogpt import checkpoint, muon, parallel
 from femtogpt.activations import allocate_activations, constants
+from femtogpt.batches import draw_batch
 from femtogpt.config import GPTConfig
-from femtogpt.data import draw_batch
 from femtogpt.errors import FemtoError
 from femtogpt.launch import SIZES as SIZE_VARIABLES
 from femtogpt.model import initial_parameters

@@ -6,7 +6,7 @@ from small import LETTERS, fresh_model
 
 from dummy_data import simple_sequence, simple_sequence2
 from femtogpt import scoring
-from femtogpt.data import windows
+from femtogpt.batches import windows
 from femtogpt.parallel import Engine
 from femtogpt.scoring import Share, difference, evaluate
 

@@ -13,8 +13,9 @@ from small import LETTERS, TOKENIZER, fresh_model, text
 
 import femtogpt
 from femtogpt import checkpoint, token_files
+from femtogpt.batches import draw_batch, windows
 from femtogpt.cli import main
-from femtogpt.data import count_tokens, draw_batch, find_texts, fingerprint, split, windows
+from femtogpt.data import count_tokens, find_texts, fingerprint, split
 from femtogpt.ranks import cut
 from femtogpt.session import prepare
 from femtogpt.token_files import Joined, read_header, write

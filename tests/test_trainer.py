@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from small import TOKENIZER, environment, fresh_model, run, some_run, start, text
 
 from femtogpt import checkpoint, trainer
+from femtogpt.batches import draw_batch, windows
 from femtogpt.cli import main
-from femtogpt.data import draw_batch, split, windows
+from femtogpt.data import split
 from femtogpt.errors import FemtoError
 from femtogpt.optimizer import MUON_PER_ADAMW
 from femtogpt.parallel import Engine

@@ -57,7 +57,7 @@ def command(source, output, places, datasets, seed, force):
 
 def _windows(model, datasets):
     """Up to 64 windows, evenly from the whole text."""
-    from ..data import spread_windows
+    from ..batches import spread_windows
     from ..scoring import check_length
 
     tokens = encoded(model.tokenizer, datasets)

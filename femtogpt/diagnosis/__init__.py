@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from ..data import spread_windows
+from ..batches import spread_windows
 from ..divergence import first_bad_place
 from ..errors import FemtoError
 from ..run import Run, defaults, earlier_runs

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..activations import allocate_activations, constants
-from ..data import spread_windows
+from ..batches import spread_windows
 from ..inspection import attention_weights
 from ..passes import loss_and_gradients
 from ..tensors import views

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ..activations import allocate_activations, constants
-from ..data import spread_windows
+from ..batches import spread_windows
 from ..passes import loss_and_gradients
 from ..tensors import views
 from .finding import Finding

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
+from ..batches import draw_batch
 from ..checkpoint import History
 from ..compiling import compile_training
 from ..curve import Curve
-from ..data import draw_batch
 from ..looks import share_changed
 from ..optimizer import fresh_state, update
 from ..parallel import Engine

@@ -16,7 +16,8 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from .. import checkpoint, durable
-from ..data import encode_texts, fingerprint, split, spread_windows
+from ..batches import spread_windows
+from ..data import encode_texts, fingerprint, split
 from ..divergence import Diverged
 from ..errors import FemtoError
 from ..machine import give_back_memory

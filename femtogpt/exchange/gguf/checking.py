@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...data import spread_windows
+from ...batches import spread_windows
 from ...errors import FemtoError
 from ...inspection import activations
 from ...sampler import generate, prompt_ids

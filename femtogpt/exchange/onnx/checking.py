@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...data import spread_windows
+from ...batches import spread_windows
 from ...decoder import Decoder
 from ...errors import FemtoError
 from ...inspection import activations
