@@ -78,7 +78,7 @@ VALUE_RESIDUAL = [
 ]
 
 # Muon turns q, k and v as one matrix.
-TOGETHER = [("optimizer.py", 'width = C if field == "query_key_value_weight" else columns',
+TOGETHER = [("update.py", 'width = C if field == "query_key_value_weight" else columns',
              "width = columns")]
 
 

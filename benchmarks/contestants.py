@@ -20,26 +20,27 @@ class Ours:
     """step() trains one batch."""
 
     def __init__(self, config, tokens, batch_size, threads, optimizer, precision="float32"):
+        from femtogpt.batches import Batches
         from femtogpt.layers.precision import use
         from femtogpt.model import initial_parameters
         from femtogpt.optimizer import fresh_state
         from femtogpt.parallel import Engine
+        from femtogpt.update import Update
 
-        self.config, self.tokens, self.batch_size = config, tokens, batch_size
+        self.config, self.tokens = config, tokens
         self.parameters = initial_parameters(config, 1)
         self.state = fresh_state(config, optimizer)
         self.engine = Engine(config, batch_size, threads, bfloat16=use(precision))
+        self.batches = Batches(tokens, config.num_tokens, batch_size, 1)
+        self.update = Update(config, self.parameters, self.state)
         self.done = 0
 
     def step(self):
-        from femtogpt.batches import draw_batch
-        from femtogpt.optimizer import update
-
-        windows, keys = draw_batch(self.tokens, self.config.num_tokens, self.batch_size, 1,
-                                   self.done)
+        windows, keys = self.batches.draw(self.done)
         self.done += 1
-        loss, gradient, squares = self.engine.loss_and_gradient(self.parameters, windows, 0.0, keys)
-        update(self.engine.map, self.config, self.parameters, gradient, squares, self.state, 1e-3)
+        self.update.set_rate(1e-3)
+        loss, _, _ = self.engine.loss_and_gradient(self.parameters, windows, 0.0, keys, self.update)
+        self.update.finish()
         return loss
 
 

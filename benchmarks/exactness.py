@@ -26,7 +26,8 @@ def measure(shape, threads, seconds):
     from femtogpt.batches import draw_batch
     from femtogpt.config import GPTConfig
     from femtogpt.model import initial_parameters
-    from femtogpt.optimizer import fresh_state, update
+    from femtogpt.optimizer import fresh_state
+    from femtogpt.update import update
 
     V, T, C, L, NH, batch_size = shape
     config = GPTConfig(V, T, C, L, NH)

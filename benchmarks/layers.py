@@ -27,7 +27,7 @@ from femtogpt.layers.precision import use
 from femtogpt.layers.turns import NO_TURN
 from femtogpt.machine import available_processors
 from femtogpt.model import initial_parameters
-from femtogpt.passes import kernel_for
+from femtogpt.passes import kernel_for, loss_and_some_gradients
 from femtogpt.tensors import lined_up_vectors, views
 
 # What the pass is made of: these are called from Python, everything below them is timed.
@@ -53,7 +53,9 @@ def clocked():
              if hasattr(value, "py_func") and name not in PASSES}
     names = vars(model) | names
     for name in PASSES:
-        names[name] = types.FunctionType(getattr(model, name).py_func.__code__, names)
+        function = getattr(model, name).py_func
+        names[name] = (types.FunctionType(function.__code__, names)
+                       if function.__module__ == model.__name__ else function)
     return (names["forward_and_head"], names["model_backward"]), seconds
 
 
@@ -77,8 +79,8 @@ def one_micro_batch(name, seconds, precision="float32"):
         forward(g.head_weight, g.head_bias, a, p, tokens, targets, k, 1e-3, 0.0, keys, NO_TURN)
         backward(g, a, p, tokens, k, 0.0, keys, L, 0, False, NO_TURN)
         parts.append(dict(clocks))
-        whole.append(milliseconds(lambda: compiled(
-            g, a, p, tokens, targets, k, 1e-3, 0.0, keys, L, 0, False, NO_TURN)))
+        whole.append(milliseconds(lambda: loss_and_some_gradients(
+            g, a, p, tokens, targets, k, 1e-3, 0.0, keys, L, 0, False, NO_TURN, compiled)))
     middle = {key: 1e3 * float(np.median([part[key] for part in parts[3:]])) for key in parts[0]}
     took, core = float(np.median(whole[3:])), Sgemm(1)
     peak = 2 * PRODUCT**3 / min(milliseconds(core.step) for _ in range(12))
@@ -88,7 +90,8 @@ def one_micro_batch(name, seconds, precision="float32"):
 
 
 def whole_steps(name, threads, optimizer, seconds, precision):
-    """Milliseconds of a step's parts on all threads."""
+    """Milliseconds of a step on all threads, and of its parts, each by itself: together they take
+    less, for of a small model no thread comes back to Python between the sum and the update."""
     ours = make("ours", threads, CONFIGURATIONS[name], optimizer, precision)
     engine, clocks = ours.engine, []
     parts, until = [], time.perf_counter() + seconds
@@ -98,33 +101,43 @@ def whole_steps(name, threads, optimizer, seconds, precision):
         """in_turn; of each phase, how long it took and how long threads waited in it."""
         done = [[] for _ in phases]
 
-        def timed(phase, function, item):
+        def timed(phase, function, stage, item):
             before = time.perf_counter()
-            result = function(item)
+            result = function(stage, item)
             done[phase].append((before, time.perf_counter()))
             return result
 
-        before = time.perf_counter()
+        begin = time.perf_counter()
         results = original(*((partial(timed, phase, function), items)
                              for phase, (function, items) in enumerate(phases)))
-        ends = [max(end for _, end in each) for each in done[:-1]] + [time.perf_counter()]
-        for each, begin, end in zip(done, [before, *ends], ends, strict=False):
-            took = end - begin
-            clocks.append((took, threads * took - sum(b - a for a, b in each)))
+        end = time.perf_counter()
+        for each in done:
+            # What begins while others are at the phase before waits for them.
+            last = max(stop for _, stop in each) if each is not done[-1] else end
+            busy = sum(stop - max(start, begin) for start, stop in each)
+            clocks.append((last - begin, threads * (last - begin) - busy))
+            begin = last
         return results
 
-    engine.in_turn, engine.map = measured, lambda *phase: measured(phase)
+    def step():
+        windows, keys = ours.batches.draw(len(parts))
+        ours.update.set_rate(1e-3)
+        _, gradient, squares = engine.loss_and_gradient(ours.parameters, windows, 0.0, keys)
+        ours.update.make(lambda function, items: measured((lambda _, item: function(item), items)),
+                         gradient, squares)
+        ours.update.finish()
+
     while time.perf_counter() < until or len(parts) < 8:
         clocks.clear()
-        before = time.perf_counter()
-        ours.step()
-        took = time.perf_counter() - before
+        engine.in_turn = original
+        whole, engine.in_turn = milliseconds(ours.step) / 1e3, measured
+        took = milliseconds(step) / 1e3
         *passes, (update, _) = clocks  # of each pass the shards, then their sum
         shards, adding = (sum(took for took, _ in passes[kind::2]) for kind in (0, 1))
-        parts.append((took, shards, adding, update, took - shards - adding - update,
+        parts.append((whole, shards, adding, update, took - shards - adding - update,
                       sum(waiting for _, waiting in clocks) / threads))
     middle = 1e3 * np.median(parts[3:], axis=0)
-    keys = ("step", "shards", "sum", optimizer, "rest", "of this, threads waited")
+    keys = ("step", "shards", "sum", optimizer, "rest", "of these, threads waited")
     return dict(zip(keys, middle.tolist(), strict=True))
 
 

@@ -50,8 +50,9 @@ def timed_steps(ranks, shape, optimizer, threads, seconds):
     """Milliseconds of each step, and of its sending, for so many seconds."""
     from femtogpt.batches import draw_batch
     from femtogpt.model import initial_parameters
-    from femtogpt.optimizer import fresh_state, ownership, update
+    from femtogpt.optimizer import fresh_state, ownership
     from femtogpt.parallel import Engine
+    from femtogpt.update import update
 
     *numbers, batch_size = shape
     config = GPTConfig(*numbers)

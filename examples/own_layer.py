@@ -19,9 +19,10 @@ import numpy as np
 import femtogpt
 from dummy_data import addition_dummy
 from femtogpt.batches import draw_batch
-from femtogpt.optimizer import fresh_state, update
+from femtogpt.optimizer import fresh_state
 from femtogpt.parallel import Engine
 from femtogpt.tensors import views
+from femtogpt.update import update
 
 STEPS = int(os.environ.get("STEPS", 300))
 BATCH, RATE, GATE_RATE = 32, 3e-3, 0.3

@@ -1,12 +1,13 @@
 """Tokens -> seeded batches of windows."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
 from . import cache, data
 
-AT_ONCE = 16  # steps whose places are drawn together
+AT_ONCE = 16  # steps whose places are drawn together, and of small batches the windows too
+MOST_AT_ONCE = 1 << 18  # tokens
 LINE_STARTS = 0.5  # the share of windows that begin with a line (0 and 1: docs/recipe.md)
 
 
@@ -24,21 +25,50 @@ def draw_batch(tokens, num_tokens, batch_size, seed, step, newline=None, part=No
     resumed run needs no more state. part: (start, stop), of which of the B to give the windows
     and keys [default: all]; of others the text is not read.
     """
+    (batch,), (keys,) = _batches(tokens, num_tokens, batch_size, seed, step, 1, newline, part)
+    return batch, keys
+
+
+class Batches:
+    """draw_batch's of a run, whose steps follow each other.
+
+    Small ones are made AT_ONCE together: what a step does once alone takes four times as long, as
+    nothing of it is in the cache any more.
+    """
+
+    def __init__(self, tokens, num_tokens, batch_size, seed, newline=None, part=None):
+        self._make = partial(_batches, tokens, num_tokens, batch_size, seed, newline=newline,
+                             part=part)
+        self._steps = AT_ONCE if AT_ONCE * batch_size * num_tokens < MOST_AT_ONCE else 1
+        self._first, self._made = None, None
+
+    def draw(self, step):
+        """The windows and keys of a step."""
+        first = step - step % self._steps
+        if first != self._first:
+            self._first, self._made = first, self._make(first, self._steps)
+        windows, keys = self._made
+        return windows[step - first], keys[step - first]
+
+
+def _batches(tokens, num_tokens, batch_size, seed, step, steps, newline, part):
+    """windows (steps, B, T + 1), keys (steps, B), of a step and those after it, all of one row of
+    _drawn's."""
     places = len(tokens) - num_tokens  # where a window may begin
     drawn = _drawn(places, num_tokens, batch_size, seed, step // AT_ONCE, newline is not None)
-    starts, by_lot, keys = (each[step % AT_ONCE, slice(*part or (0, batch_size))] for each in drawn)
+    rows = slice(step % AT_ONCE, step % AT_ONCE + steps)
+    starts, by_lot, keys = (each[rows, slice(*part or (0, batch_size))] for each in drawn)
     if by_lot.any():
         starts = starts.copy()
         starts[by_lot] = _line_starts(tokens, starts[by_lot], num_tokens, newline)
-    return windows(tokens, starts, num_tokens), keys
+    found = windows(tokens, starts.ravel(), num_tokens)
+    return found.reshape(*starts.shape, num_tokens + 1), keys
 
 
 @lru_cache(maxsize=2)
 def _drawn(places, num_tokens, batch_size, seed, number, lots):
     """draw_batch's starts, whether to go back to a newline, and keys, (AT_ONCE, B) each: of step
     number * AT_ONCE and those after it. lots: whether to draw for newlines.
-
-    What a step does once alone takes four times as long: nothing of it is in the cache any more.
     """
     stretches = max(1, places // num_tokens)
     starts = np.empty((AT_ONCE, batch_size), np.int64)

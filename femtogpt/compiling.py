@@ -20,9 +20,10 @@ from .layers import numeric, precision
 from .layers.turns import NO_TURN
 from .machine import available_processors
 from .model import initial_parameters, model_backward
-from .optimizer import OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
+from .optimizer import OPTIMIZERS, fresh_state
 from .passes import summed_loss
-from .tensors import count_adamw_parameters, count_parameters, views
+from .tensors import views
+from .update import Update, update
 
 # Not -m, which would look for modules in the folder it is called from.
 OTHER = f"import sys; *sys.path[:], part, name = sys.argv[1:]; from {__name__} import main; " \
@@ -83,7 +84,7 @@ def compile_forward(name, optimizer):
     parameters, a, tokens, k = _small(name)
     summed_loss(a, views(parameters, CONFIG), tokens, tokens, k, KEYS)
     if optimizer == "muon":
-        _update(optimizer, (count_adamw_parameters(CONFIG), parameters.size))
+        Update(CONFIG, parameters, fresh_state(CONFIG, optimizer))
 
 
 def compile_backward(name):
@@ -92,16 +93,7 @@ def compile_backward(name):
     a.count[0] = tokens.size  # as if all differed
     model_backward(views(np.zeros_like(parameters), CONFIG), a, views(parameters, CONFIG), tokens,
                    k, 0.0, KEYS, CONFIG.num_layers, 0, True, NO_TURN)
-    shards, squares = np.zeros((2, parameters.size), np.float32), np.zeros(9)
-    sum_shards(shards, sum_tree(2), squares, 0, 1)
-    _update("adamw", (0, parameters.size))
-
-
-def _update(optimizer, own):
-    """An update of what is in `own`, of nothing by nothing."""
-    flat = np.zeros(count_parameters(CONFIG), np.float32)
-    update(lambda function, items: [function(item) for item in items], CONFIG, flat, flat,
-           np.zeros(1), fresh_state(CONFIG, optimizer), 0.0, own=own)
+    update(map, CONFIG, parameters, parameters, np.zeros(1), fresh_state(CONFIG, "adamw"), 0.0)
 
 
 def _small(name):

@@ -7,16 +7,22 @@ benchmarks/steps.py takes 1 to 2% longer with one: Zen 5).
 
 import itertools
 import threading
-import time
 from queue import SimpleQueue
+from typing import NamedTuple
 
-import numba
 import numpy as np
 
-from .layers import team
 from .layers.denormals import no_denormals
-from .layers.numeric import kernel
-from .layers.vectors import address_of
+from .layers.together import DONE, FAILED
+
+
+class Stage(NamedTuple):
+    """Where a piece of work stands among others. before: the flags of all in earlier phases.
+    beside: those of its own phase, of which its own is at place."""
+
+    before: np.ndarray
+    beside: np.ndarray
+    place: int
 
 
 class Crew:
@@ -31,32 +37,33 @@ class Crew:
 
     def map(self, function, items):
         """Calls function on every item; returns the results in order, or raises what it raised."""
-        return self.in_turn((function, items))
+        return self.in_turn((lambda _, item: function(item), items))
 
     def in_turn(self, *phases):
-        """map of several (function, items), each of which begins when all of the one before is
-        done; the results of all in one list.
+        """Calls several (function, items), each function with a Stage and an item, one phase after
+        the other; returns the results of all in one list.
 
-        Threads wait for each other in a kernel: to come back and be sent out again takes longer.
+        A phase's work begins while threads may still be at that of the one before: its functions
+        wait for what they need (together.py).
         """
-        jobs, begins = [], []  # begins: of each, where its phase does
+        jobs, stages = [], []
+        done = np.zeros(sum(len(items) for _, items in phases), np.int64)
         for function, items in phases:
-            begin = len(jobs)
+            begin, end = len(jobs), len(jobs) + len(items)
             jobs += [(function, item) for item in items]
-            begins += [begin] * (len(jobs) - begin)
-        results, done = [None] * len(jobs), np.zeros(len(jobs), np.int64)
-        numbers, ended = itertools.count(), SimpleQueue()
+            stages += [Stage(done[:begin], done[begin:end], i) for i in range(len(items))]
+        results, numbers, ended = [None] * len(jobs), itertools.count(), SimpleQueue()
+        failed = []
 
         def work():
             try:
-                while (number := next(numbers)) < len(jobs):
-                    if begins[number] > 0:
-                        wait_for_all(done[: begins[number]])
+                while not failed and (number := next(numbers)) < len(jobs):
                     function, item = jobs[number]
-                    results[number] = function(item)
-                    done[number] = 1
+                    results[number] = function(stages[number], item)
+                    done[number] = DONE
             except BaseException:
-                done[:] = 1  # nobody is to wait for what does not come
+                failed.append(True)
+                done[:] = FAILED  # nobody is to wait for what does not come
                 raise
 
         helpers = self._calls[: max(0, len(jobs) - 1)]
@@ -90,20 +97,3 @@ def _help(calls):
             else:
                 ended.put(None)
             del call, work, ended  # what they hold is not to live until the next call
-
-
-@kernel
-def _wait_in_kernel(done):
-    for i in range(done.size):
-        spins = 0
-        while team.number(address_of(done) + 8 * i) == 0:
-            spins = team.wait(spins)
-
-
-def wait_for_all(done):
-    """Until none of done, (N,) int64, is 0, which other threads set."""
-    if numba.config.DISABLE_JIT:
-        while not done.all():
-            time.sleep(0)
-    else:
-        _wait_in_kernel(done)

@@ -10,9 +10,10 @@ from .compiling import compile_training
 from .layers.precision import use
 from .machine import available_processors
 from .model import initial_parameters
-from .optimizer import fresh_state, update
+from .optimizer import fresh_state
 from .parallel import Engine
 from .tensors import count_adamw_parameters, count_parameters
+from .update import update
 
 # A step of fewer operations than these is timed as a whole; of a longer one, its parts are.
 WHOLE = 8e10

@@ -15,9 +15,9 @@ import math
 from dataclasses import dataclass
 
 from .errors import FemtoError
-from .parallel import count_shards, micro_batch_size
 from .ranks import Ranks, cut
 from .reduction import Branches, spans_by_layer
+from .shards import count_shards, micro_batch_size
 from .tensors import MUON_FIELDS, count_parameters
 
 LATENCY = 50e-6  # seconds a message, of Ethernet by TCP, if nothing is known of it

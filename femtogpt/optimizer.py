@@ -11,8 +11,6 @@ norm of at most 1.
 
 import dataclasses
 import itertools
-import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +18,6 @@ import numpy as np
 from .errors import FemtoError
 from .layers.numeric import kernel
 from .layers.rows import add_row, dot_row
-from .muon import muon_update, space_for
 from .tensors import (
     MUON_FIELDS,
     Tensors,
@@ -28,7 +25,6 @@ from .tensors import (
     count_parameters,
     lined_up,
     ranges,
-    views,
 )
 
 BLOCK = 8192  # floats; fixed, so that sums and roundings don't depend on the number of threads
@@ -153,79 +149,6 @@ def _muon_cost(field, size, width):
     matrices = 3 if field == "query_key_value_weight" else 1
     longer = size / matrices / width
     return matrices * width**2 * (1.5 * longer + 6.5 * width) / (160 * BLOCK)
-
-
-def update(engine_map, config, parameters, gradient, squares, state, rate, muon_decay=0.0,
-           own=None):
-    """One update of the flat parameters in place.
-
-    engine_map: runs a function over items on all threads. gradient: flat, the batch's
-    mean; squares: the sums of its squares by BLOCK. rate: AdamW's. muon_decay: what
-    Muon's matrices decay by, times Muon's rate. own: one of ownership's ranges, which alone is
-    updated [default: all]. Returns the gradient's norm before clipping.
-    """
-    norm = math.sqrt(squares.sum())
-    clip = MAX_NORM / norm if norm > MAX_NORM else 1.0
-    state.t += 1
-    own = own or (0, parameters.size)
-    work = []
-    if state.kind == "muon":
-        work += _muon_work(config, parameters, gradient, state, MUON_PER_ADAMW * rate, muon_decay,
-                           clip, own)
-    work += _adamw_work(config, parameters, gradient, state, rate, clip, own)
-    engine_map(lambda job: job[0](*job[1:]), work)
-    return norm
-
-
-def _adamw_work(config, parameters, gradient, state, rate, clip, own):
-    """Calls of adamw_update that cover the AdamW part, a few dozen blocks each."""
-    adamw = ADAMW[config.recipe]
-    first = 1 - adamw.beta1**state.t
-    second = 1 - adamw.beta2**state.t
-    for part, decay in _adamw_parts(config, own[0], min(own[1], state.v.size)):
-        yield (adamw_update, parameters[part], state.m[part], state.v[part], gradient[part],
-               rate, adamw.beta1, adamw.beta2, adamw.eps, decay, first, second, clip)
-
-
-@lru_cache(maxsize=16)
-def _adamw_parts(config, first, last):
-    """(slice, decay) of runs of parameters in first..last, a few dozen blocks each."""
-    adamw, parts = ADAMW[config.recipe], []
-    fields = zip(Tensors._fields, ranges(config), strict=True)
-    for decayed, run in itertools.groupby(fields, lambda field: field[0] in adamw.decayed):
-        spans = [span for _, span in run]
-        start, stop = max(spans[0][0], first), min(spans[-1][1], last)
-        parts += [(slice(i, min(i + 16 * BLOCK, stop)), adamw.decay if decayed else 0.0)
-                  for i in range(start, stop, 16 * BLOCK)]
-    return parts
-
-
-def _muon_work(config, parameters, gradient, state, rate, decay, clip, own):
-    """Calls of muon_update, one a matrix, the largest first."""
-    p, g, m = (views(flat, config) for flat in (parameters, gradient, state.m))
-    C = config.embedding_degree
-    work = []
-
-    def turn(*job):
-        try:
-            space = state.spaces.pop()
-        except IndexError:  # as many as there are threads
-            space = lined_up(space_for(4 * C, C), parameters.dtype)
-        muon_update(*job, space)
-        state.spaces.append(space)
-
-    for field in MUON_FIELDS:
-        columns = getattr(p, field).shape[2]
-        width = C if field == "query_key_value_weight" else columns
-        begins = getattr(ranges(config), field)[0]
-        for l in range(config.num_layers):
-            if not own[0] <= begins + l * getattr(p, field)[0].size < own[1]:
-                continue
-            for j in range(0, columns, width):
-                w, wm, wg = (getattr(tensors, field)[l] for tensors in (p, m, g))
-                scale = max(1.0, width / w.shape[0]) ** 0.5
-                work.append((turn, w, wm, wg, j, width, rate * scale, 1 - rate * decay, clip))
-    return sorted(work, key=lambda job: -job[1].shape[0] * job[5])
 
 
 def sum_tree(count):

@@ -7,72 +7,48 @@ tree (reduction.py). Where a rank has more shards than it needs at once it compu
 and keeps of those before only the sums that wait for more: of N passes log2(N) or so.
 """
 
+import contextlib
+import functools
+import itertools
 import math
 import queue
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from .activations import HUGE, activation_shapes, allocate_activations, constants, smaller
+from .activations import allocate_activations, constants, smaller
 from .crew import Crew
 from .errors import FemtoError
 from .layers import matmul
-from .layers.turns import Turns
+from .layers.turns import NO_TURN, Turns
 from .machine import available_processors
-from .optimizer import BLOCK, sum_shards
+from .optimizer import BLOCK
 from .passes import kernel_for, loss_and_some_gradients, summed_loss
 from .ranks import ALONE, cut
 from .reduction import Branches, SumOverRanks
-from .tensors import count_adamw_parameters, count_parameters, lined_up_vectors, views
-
-# Parameters of a model whose gradients rather wait for each other than lie side by side: E holds 15
-# MB less so, and a step takes as long (Zen 5).
-LARGE = 3_000_000
-
-
-def micro_batch_tokens(config):
-    """Positions that are worked on at once: enough that fetching the weights is little beside
-    using them, few enough that what they leave for the backward stays in the cache. (Half or
-    twice as many cost 2 to 9% of a step on two cores of a Zen 4, at widths 64 to 160; on a Zen 5
-    320 cost C 2%, and 160 D and E 2 to 3%.)"""
-    return 160 if 12 * config.num_layers * config.embedding_degree**2 < 2_000_000 else 320
+from .shards import count_shards, is_large, micro_batch_size, shards_at_once
+from .tensors import (
+    Tensors,
+    count_adamw_parameters,
+    lined_up_vectors,
+    views,
+)
+from .update import NO_LOSSES, sum_then
 
 
-def count_shards(config, batch_size):
-    """A power of two: up to 8 for small models, fewer where gradients would fill the memory (1 for
-    a huge model, which many threads work on in turns.py's way), or shards be so short that to sum
-    their gradients takes long beside computing them."""
-    parameters = count_parameters(config)
-    most = 1 if parameters > HUGE else 2 if parameters > 16_000_000 else (
-        4 if parameters > 1_000_000 else 8)
-    shortest = 80 if config.embedding_degree < 128 else 160
-    wanted = max(1, batch_size * config.num_tokens // shortest)
-    shards = 1
-    while 2 * shards <= min(most, wanted, batch_size):
-        shards *= 2
-    return shards
+class _Batch(NamedTuple):
+    """What threads compute from. kernel: kernel_for's. p: the parameters' views. The rest is as for
+    loss_and_some_gradients, of the whole batch."""
 
-
-def shards_at_once(config, shards, threads):
-    """How many shards are computed before what can be summed of them is, each into a gradient of
-    its own: those of a batch (with large gradients no more than there are threads), or so many
-    times more that every thread has one. A huge one's threads share one. shards: of a batch."""
-    if count_parameters(config) > HUGE:
-        return 1
-    at_once = 1 if count_parameters(config) > LARGE else shards
-    while at_once < threads:
-        at_once *= 2
-    return at_once
-
-
-def micro_batch_size(config, shards):
-    """Sequences that are worked on at once: the longest shard in passes of about one length."""
-    longest = max(stop - start for start, stop in shards)
-    wanted = micro_batch_tokens(config) / config.num_tokens
-    sequences = math.ceil(longest / max(1, round(longest / wanted)))
-    if sequences > 1 and sequences - wanted > wanted - (sequences - 1):
-        sequences -= 1  # which is nearer
-    return sequences
+    kernel: Callable
+    p: Tensors
+    tokens: np.ndarray
+    targets: np.ndarray
+    keys: np.ndarray
+    rate: float
+    scale: float
 
 
 class Engine:
@@ -108,16 +84,23 @@ class Engine:
         self.constants = constants(config, bfloat16=bfloat16)
         self.gradients = self._seen = None
         self._adamw_parameters = count_adamw_parameters(config)
-        self._large = count_parameters(config) > LARGE
+        self._large = is_large(config)
         # A small model's in one call, but where something is to happen in between; a large one's
         # calls take seconds as it is, in which no signal is answered.
         parts = self._micro_batches if self._large or self._over_ranks else self._runs
         self._parts = [parts(*shard) for shard in self.shards]
+        ends = np.cumsum([len(parts) for parts in self._parts]).tolist()
+        self._places = list(itertools.pairwise([0, *ends]))  # of a shard's parts among all
+        # Whether a kernel takes one shard after the other: of whole micro-batches.
+        self.by_kernel = parts == self._runs and not any(
+            (stop - start) % self.micro_batch for start, stop in self.shards)
+        self._whole = np.column_stack((self.shards, self._branches.row))
         self._spaces = queue.SimpleQueue()
         for _ in range(self.threads):
             self._spaces.put({})  # a thread's activations, by sequences, made when first needed
         self._crew = Crew(self.threads)
         self.map, self.in_turn = self._crew.map, self._crew.in_turn
+        self._cut = functools.cache(cut)
         # Inside workers BLAS must keep to one thread; where we have our own tiles it is not called.
         self._limits = threadpool_limits(1, "blas") if matmul.VECTORS is None else None
 
@@ -131,64 +114,91 @@ class Engine:
         if self._limits is not None:
             self._limits.restore_original_limits()
 
-    def loss_and_gradient(self, parameters, windows, rate, keys):
+    def loss_and_gradient(self, parameters, windows, rate, keys, update=None):
         """(loss, gradient, squares) of a batch.
 
         parameters: flat. windows: (B, T + 1), keys: (B,) uint64: of the part that is this rank's.
         rate: dropout's. loss: the batch's mean in nats. gradient: flat, the mean's, in this rank's
         range, valid until the next call. squares: float64, the sums of the gradient's squares
-        by BLOCK, all of them.
+        by BLOCK, all of them. update: an Update of parameters whose rate is set, to be made as soon
+        as the gradient is there; it is not made if that or the loss is not finite.
         """
         if self.gradients is None:
             self.gradients = lined_up_vectors(self.config, self._branches.rows)
             self._gradient_views = [views(g[: parameters.size], self.config)
                                     for g in self.gradients]
             self._squares = np.empty(-(-parameters.size // BLOCK))
-        p, kernel = self._views(parameters), self._kernel_for(parameters)
-        tokens, targets = windows[:, :-1].ravel(), windows[:, 1:].ravel()
-        scale = 1 / (self.batch_size * self.config.num_tokens)
-
-        def compute(turns, row, told):
-            def micro_batch(number, a, tokens, targets, part):
-                arguments = (self._gradient_views[row], a, p, tokens, targets, self.constants,
-                             scale, rate, part)
-                first, last = number == 0, number == turns.last
-                if first:  # behind these are the blocks' matrices, which are overwritten
-                    self.gradients[row, : self._adamw_parameters] = 0
-                rest, L = (first, turns.turn(number), kernel), self.config.num_layers
-                if not (told and last):
-                    return loss_and_some_gradients(*arguments, L, 0, *rest)
-                losses = []
-                for layer in reversed(range(L)):
-                    losses.append(loss_and_some_gradients(*arguments, layer + 1, layer, *rest))
-                    told.ready(L - 1 - layer)
-                return losses[0]
-
-            try:
-                self._over_micro_batches(turns, tokens, targets, keys, micro_batch)
-            except BaseException:
-                turns.end()
-                raise
-
-        losses, last_pass = [], self.passes[-1]
+        batch = _Batch(self._kernel_for(parameters), self._views(parameters),
+                       windows[:, :-1].ravel(), windows[:, 1:].ravel(), keys, rate,
+                       1 / (self.batch_size * self.config.num_tokens))
+        losses, last_pass = np.zeros(self._places[-1][1]), self.passes[-1]
+        at_once = not (self._large or self._over_ranks)
         for each in self.passes:
             own, rows, pairs = each
             told = self._over_ranks if each is last_pass else None
             if told:
                 told.begin(self.gradients, pairs, len(rows))
-            # A small model's turns are too short to wait for.
-            crew = max(1, self.threads // len(rows)) if self._large else 1  # threads of a shard
-            shards = [Turns(parts, crew) for parts in self._parts[slice(*own)]]
-            phases = [(lambda job, told=told: compute(*job, told),
-                       crew * list(zip(shards, rows, strict=True)))]
+            phases = [self._shards(batch, range(*own), rows, losses, told)]
             if not told:
-                phases.append(self._adding(self.gradients, pairs, self._squares))
+                phases.append(self._adding(self.gradients, pairs, self._squares, losses,
+                                           update if each is last_pass and at_once else None))
             self.in_turn(*phases)
-            losses += [turns.loss for turns in shards]
             if told:
-                told.finish(lambda *sums: self.map(*self._adding(*sums)), self._squares)
-        loss = sum(self.ranks.gather(losses, self._branches.shards).tolist()) * scale
-        return loss, self.gradients[0, : parameters.size], self._squares
+                told.finish(lambda *sums: self.in_turn(self._adding(*sums)), self._squares)
+        found = losses.tolist()
+        losses = [sum(found[first:last]) for first, last in self._places]
+        loss = sum(self.ranks.gather(losses, self._branches.shards).tolist()) * batch.scale
+        gradient = self.gradients[0, : parameters.size]
+        if update and not at_once and math.isfinite(loss):
+            update.make(self.map, gradient, self._squares)
+        return loss, gradient, self._squares
+
+    def _shards(self, batch, own, rows, losses, told):
+        """A phase for all threads: gradients of this rank's shards `own` of a batch, each in a row;
+        the losses of their parts. told: a SumOverRanks that is told when layers are ready."""
+        if self.by_kernel:
+            shards, losses = self._whole[own.start : own.stop], losses[own.start : own.stop]
+            left = shards, losses, np.zeros(1, np.int64)
+            return functools.partial(self._compute_all, batch), [left] * self.threads
+        # A small model's turns are too short to wait for.
+        crew = max(1, self.threads // len(rows)) if self._large else 1  # threads of a shard
+        jobs = [(Turns(self._parts[shard], crew, losses[slice(*self._places[shard])]), row, told)
+                for shard, row in zip(own, rows, strict=True)]
+        return functools.partial(self._compute, batch), crew * jobs
+
+    def _compute_all(self, batch, _, left):
+        """Whole shards, until none is left."""
+        with self._activations() as spaces:
+            batch.kernel(self.gradients, self._adamw_parameters, self._gradient_views[0],
+                         self._space(spaces, self.micro_batch), batch.p, batch.tokens,
+                         batch.targets, self.constants, batch.scale, batch.rate, batch.keys,
+                         self.config.num_layers, 0, True, NO_TURN, *left)
+
+    def _compute(self, batch, _, job):
+        """Micro-batches of a shard."""
+        turns, row, told = job
+        L = self.config.num_layers
+
+        def micro_batch(number, a, tokens, targets, keys):
+            arguments = (self._gradient_views[row], a, batch.p, tokens, targets, self.constants,
+                         batch.scale, batch.rate, keys)
+            first, last = number == 0, number == turns.last
+            if first:  # behind these are the blocks' matrices, which are overwritten
+                self.gradients[row, : self._adamw_parameters] = 0
+            rest = (first, turns.turn(number), batch.kernel)
+            if not (told and last):
+                return loss_and_some_gradients(*arguments, L, 0, *rest)
+            losses = []
+            for layer in reversed(range(L)):
+                losses.append(loss_and_some_gradients(*arguments, layer + 1, layer, *rest))
+                told.ready(L - 1 - layer)
+            return losses[0]
+
+        try:
+            self._over_micro_batches(turns, batch.tokens, batch.targets, batch.keys, micro_batch)
+        except BaseException:
+            turns.end()
+            raise
 
     def _views(self, parameters):
         """Their views, made once: a step's Python counts, where a model is small."""
@@ -201,19 +211,16 @@ class Engine:
         """A pass's, looked up once; and compiled, where it is not, by the caller's thread."""
         p = self._views(parameters)
         if backward not in self._kernels:
-            spaces = self._spaces.get()
-            try:
+            with self._activations() as spaces:
                 a = self._space(spaces, self.micro_batch)
-            finally:
-                self._spaces.put(spaces)
             g = self._gradient_views[0] if backward else p
             self._kernels[backward] = kernel_for(g, a, p, self.constants, backward)
         return self._kernels[backward]
 
-    def _adding(self, rows, pairs, squares):
-        """(function, items) of sum_shards, for all threads."""
-        return (lambda blocks: sum_shards(rows, pairs, squares, *blocks),
-                cut(squares.size, self.threads))
+    def _adding(self, rows, pairs, squares, losses=NO_LOSSES, update=None):
+        """A phase for all threads: sum_then."""
+        return (functools.partial(sum_then, update, rows, pairs, squares, losses),
+                self._cut(squares.size, self.threads))
 
     def mean_loss(self, parameters, windows):
         """The mean loss in nats over all positions of windows (any number of them)."""
@@ -241,12 +248,19 @@ class Engine:
     def _over_micro_batches(self, turns, tokens, targets, keys, function):
         """What function(number, activations, tokens, targets, keys) returns of each micro-batch of
         turns, or run of them, that nobody else takes is its loss."""
-        spaces, T = self._spaces.get(), self.config.num_tokens
-        try:
+        T = self.config.num_tokens
+        with self._activations() as spaces:
             for number, (start, stop) in turns:
                 part, sequences = slice(start * T, stop * T), min(stop - start, self.micro_batch)
                 turns.losses[number] = function(number, self._space(spaces, sequences),
                                                 tokens[part], targets[part], keys[start:stop])
+
+    @contextlib.contextmanager
+    def _activations(self):
+        """A thread's, for _space."""
+        spaces = self._spaces.get()
+        try:
+            yield spaces
         finally:
             self._spaces.put(spaces)
 
@@ -257,19 +271,3 @@ class Engine:
         if sequences not in spaces:
             spaces[sequences] = smaller(spaces[self.micro_batch], self.config, sequences)
         return spaces[sequences]
-
-
-def memory_to_train(config, batch_size, threads=None, accumulate=1):
-    """An estimate in bytes of what training holds: parameters, two moments, a gradient for each
-    shard in work and each sum that waits, each thread's activations, and some 150 MB for Python
-    and its libraries."""
-    threads = threads or available_processors()
-    shards = count_shards(config, batch_size)
-    sequences = micro_batch_size(config, cut(batch_size, shards))
-    of_shard = -(-batch_size // shards // sequences) if count_parameters(config) > LARGE else 1
-    activations = sum(math.prod(shape) for shape in activation_shapes(config, sequences))
-    branches = Branches(accumulate * shards, ALONE, shards_at_once(config, shards, threads))
-    at_once = 1 if count_parameters(config) > HUGE else accumulate * shards
-    at_work = min(threads, at_once * of_shard)
-    numbers = count_parameters(config) * (3 + branches.rows) + at_work * activations
-    return 4 * numbers + 150_000_000

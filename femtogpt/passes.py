@@ -3,11 +3,18 @@
 Letters as in model.py, whose two kernels these call.
 """
 
+import ctypes
 import functools
 
+import numba
+import numpy as np
 from numba import typeof, types
+from numba.core.imputils import impl_ret_borrowed
+from numba.extending import intrinsic
 
 from .layers.numeric import allocation_free, by_address, code_of_types, of_types
+from .layers.rows import fill_row
+from .layers.together import take
 from .layers.turns import NO_TURN
 from .model import forward_and_head, model_backward
 
@@ -15,34 +22,76 @@ call_forward = by_address(forward_and_head, types.float64)
 call_backward = by_address(model_backward, types.none)
 
 
+@intrinsic
+def further(typingctx, arrays, distance):
+    """A tuple of arrays as the one of those that lie so many bytes further on."""
+
+    def codegen(context, builder, signature, arguments):
+        found, distance = arguments
+        for i, kind in enumerate(signature.args[0]):
+            array = context.make_array(kind)(context, builder, builder.extract_value(found, i))
+            address = builder.add(builder.ptrtoint(array.data, distance.type), distance)
+            array.data = builder.inttoptr(address, array.data.type)
+            found = builder.insert_value(found, array._getvalue(), i)
+        return impl_ret_borrowed(context, builder, signature.return_type, found)
+
+    return arrays(arrays, types.int64), codegen
+
+
+if numba.config.DISABLE_JIT:
+
+    def further(arrays, distance):
+        def one(array):
+            memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data + int(distance))
+            return np.ndarray(array.shape, array.dtype, memory)
+
+        return type(arrays)(*map(one, arrays))
+
+
 @allocation_free
-def micro_batches(forward, backward, g, a, p, tokens, targets, k, scale, rate, sequence_keys, top,
-                  bottom, fresh, turn):
-    """loss_and_some_gradients of micro-batches one after the other, each of as many sequences as a
-    is for. forward, backward: the addresses of those kernels; backward is not used with scale 0."""
-    B, L, loss = a.keys.size, a.qkv.shape[0], 0.0
+def micro_batches(forward, backward, gradients, cleared, g, a, p, tokens, targets, k, scale, rate,
+                  sequence_keys, top, bottom, fresh, turn, parts, losses, taken):
+    """loss_and_some_gradients of parts of a batch, one after the other, until there is none left
+    that no other thread has taken.
+
+    forward, backward: the addresses of those kernels; backward is not used with scale 0.
+    parts: (n, 3), of each (start, stop) in sequences, so many times those of a micro-batch, which
+    a is for; and the row of gradients that is its own. losses: (n,), becomes theirs.
+    gradients: (rows, P or more); the first `cleared` of a row are set to 0 before. g: views of
+    row 0. taken: a counter.
+    """
+    B, L = a.keys.size, a.qkv.shape[0]
     T = tokens.size // sequence_keys.size
-    for b in range(0, sequence_keys.size, B):
-        part, keys = slice(b * T, (b + B) * T), sequence_keys[b : b + B]
-        if top == L:
-            loss += call_forward(forward, g.head_weight, g.head_bias, a, p, tokens[part],
-                                 targets[part], k, scale, rate, keys, turn)
-        if scale != 0:
-            call_backward(backward, g, a, p, tokens[part], k, rate, keys, top, bottom,
-                          fresh and b == 0, turn)
-    return loss
+    number = take(taken)
+    while number < parts.shape[0]:
+        start, stop, row = parts[number, 0], parts[number, 1], parts[number, 2]
+        if cleared > 0:
+            fill_row(gradients[row], cleared, 0)
+        own, loss = further(g, row * gradients.strides[0]), 0.0
+        for b in range(start, stop, B):
+            part, keys = slice(b * T, (b + B) * T), sequence_keys[b : b + B]
+            if top == L:
+                loss += call_forward(forward, own.head_weight, own.head_bias, a, p, tokens[part],
+                                     targets[part], k, scale, rate, keys, turn)
+            if scale != 0:
+                call_backward(backward, own, a, p, tokens[part], k, rate, keys, top, bottom,
+                              fresh and b == start, turn)
+        losses[number] = loss
+        number = take(taken)
 
 
 def kernel_for(g, a, p, k, backward=True):
-    """What loss_and_some_gradients calls for arguments of these types, looked up; and compiled,
-    where it is not. backward: whether with a scale other than 0."""
+    """micro_batches for arguments of these types, looked up, without the first two; and compiled,
+    where it is not. backward: whether for a scale other than 0."""
+    real = typeof(p.head_bias)
+    rows = types.Array(real.dtype, 2, "C")
     weight, bias = typeof(g.head_weight), typeof(g.head_bias)
     g, a, p, k = map(typeof, (g, a, p, k))
-    tokens, keys, number, real = types.int64[::1], types.uint64[::1], types.int64, types.float64
-    forward = (weight, bias, a, p, tokens, tokens, k, real, real, keys, number)
-    back = (g, a, p, tokens, k, real, keys, number, number, types.boolean, number)
-    whole = (number, number, g, a, p, tokens, tokens, k, real, real, keys, number, number,
-             types.boolean, number)
+    ids, keys, number, rate = types.int64[::1], types.uint64[::1], types.int64, types.float64
+    forward = (weight, bias, a, p, ids, ids, k, rate, rate, keys, number)
+    back = (g, a, p, ids, k, rate, keys, number, number, types.boolean, number)
+    whole = (number, number, rows, number, g, a, p, ids, ids, k, rate, rate, keys, number, number,
+             types.boolean, number, types.int64[:, ::1], types.float64[::1], ids)
     return functools.partial(
         of_types(micro_batches, whole), code_of_types(forward_and_head, forward),
         code_of_types(model_backward, back) if backward else 0)
@@ -59,7 +108,11 @@ def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_k
     that a is for, which are then micro-batches.
     """
     kernel = kernel or kernel_for(g, a, p, k, scale != 0)
-    return kernel(g, a, p, tokens, targets, k, scale, rate, sequence_keys, top, bottom, fresh, turn)
+    loss, taken = np.zeros(1), np.zeros(1, np.int64)
+    kernel(np.empty((1, 0), p.head_bias.dtype), 0, g, a, p, tokens, targets, k, scale, rate,
+           sequence_keys, top, bottom, fresh, turn, np.array([[0, sequence_keys.size, 0]]), loss,
+           taken)
+    return float(loss[0])
 
 
 def loss_and_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, fresh=False):

@@ -20,10 +20,10 @@ class Branches:
 
     shards: how many there are in all. passes: of each this rank's shards in it, counted from its
     first, as (start, stop); the rows that they go to; and the additions among rows, (to, from),
-    that can be made then. rows: how many that takes. own_roots: those that hold, after the last
-    pass, a sum that goes into more, the first of them row 0. roots: the sums of all ranks, as
-    shards; places: of each rank, where its own stand among them. pairs: the additions that are
-    left, of roots.
+    that can be made then. row: of each of its shards. rows: how many that takes. own_roots: those
+    that hold, after the last pass, a sum that goes into more, the first of them row 0. roots: the
+    sums of all ranks, as shards; places: of each rank, where its own stand among them. pairs: the
+    additions that are left, of roots.
     """
 
     def __init__(self, shards, ranks, at_once):
@@ -40,22 +40,22 @@ class Branches:
         start, stop = parts[ranks.rank]
         own = whole & (rank_of[pairs[:, 0]] == ranks.rank)
         self._plan(stop - start, pairs[own] - start, last[own] - start, at_once)
-        self.own_roots = self._row[self.roots[self.places[ranks.rank]] - start]
+        self.own_roots = self.row[self.roots[self.places[ranks.rank]] - start]
 
     def _plan(self, shards, pairs, last, at_once):
         """The passes over this rank's shards; last: of each of pairs, the shard it waits for."""
         self.passes, self.rows, free = [], 0, []
-        self._row = np.empty(shards, np.int64)
+        self.row = np.empty(shards, np.int64)
         for a in range(0, shards, at_once):
             b = min(a + at_once, shards)
             for shard in range(a, b):
                 if not free:
                     free.append(self.rows)
                     self.rows += 1
-                self._row[shard] = free.pop()
+                self.row[shard] = free.pop()
             ready = pairs[(a <= last) & (last < b)]
-            self.passes.append(((a, b), self._row[a:b], self._row[ready]))
-            free += self._row[ready[:, 1]].tolist()
+            self.passes.append(((a, b), self.row[a:b], self.row[ready]))
+            free += self.row[ready[:, 1]].tolist()
 
 
 def spans_by_layer(config):
@@ -137,7 +137,7 @@ class SumOverRanks:
 
     def finish(self, add, squares):
         """The sum is in gradients[0], in this rank's range widened to blocks. squares: becomes all
-        ranks', by BLOCK. add: calls sum_shards with (rows, pairs, squares), on all threads."""
+        ranks', by BLOCK. add: sums shards by (rows, pairs, squares), on all threads."""
         with self._ranks.waiting("the sum of gradients"):
             self._hurry.set()
             for sent in self._sent:

@@ -1,16 +1,16 @@
 """The training loop: yields a record a step, prints nothing."""
 
 import contextlib
+import functools
 import math
 import time
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from . import checkpoint, compiling
-from .batches import draw_batch, spread_windows
+from .batches import Batches, spread_windows
 from .checkpoint import History
 from .curve import Curve
 from .data import count_tokens, unigram_entropy
@@ -18,11 +18,12 @@ from .divergence import UNKNOWN_PLACE, Diverged, first_bad_place
 from .errors import FemtoError
 from .layers import precision
 from .looks import LONGEST_SAMPLE, Look, changes, gradient_norms, matrices, with_look
-from .optimizer import DECAY, fresh_state, keep_own, learning_rate, ownership, update
+from .optimizer import DECAY, fresh_state, keep_own, learning_rate, ownership
 from .parallel import Engine
 from .ranks import ALONE
 from .run import begin, comparable_from
 from .tokenizer.protocol import newline_id
+from .update import Update
 
 VALIDATION_WINDOWS = 64
 SAMPLE_TOKENS = 80
@@ -77,7 +78,7 @@ class Trainer:
         begin(model, run)
         self._newline = newline_id(model.tokenizer)
         # Counted only if the loss should stick: a long text takes seconds.
-        self._guessing = cache(
+        self._guessing = functools.cache(
             lambda: unigram_entropy(count_tokens(training, model.config.vocab_size)))
         self._start_from_here()
         self._rollbacks, self._notes = 0, []
@@ -92,11 +93,12 @@ class Trainer:
                            self._guessing)
         self._whole = True  # not in the middle of an update
         self._best, self._best_saved = None, True  # the best of this session; of others, on disk
-        self._saved_step = None
+        self._saved_step = self._batches = None
         self._keep_own()
 
     def _keep_own(self):
         """The moments of parameters that other ranks update need not take memory here."""
+        self._update = None  # which holds the moments, made when first needed
         if self.ranks.size > 1:
             keep_own(self.model.optimizer, self._owners[self.ranks.rank])
 
@@ -138,12 +140,24 @@ class Trainer:
 
     def _step(self, engine):
         model, run = self.model, self.run
-        batch, keys = draw_batch(self.training, model.config.num_tokens, run.total_batch_size,
-                                 run.seed, model.step, self._newline, engine.part)
+        if self._batches is None:
+            self._batches = Batches(self.training, model.config.num_tokens, run.total_batch_size,
+                                    run.seed, self._newline, engine.part)
+        batch, keys = self._batches.draw(model.step)
         lr = learning_rate(run.schedule, model.config.recipe, model.step,
                            run.first_step, run.last_step)
+        looking = (model.step + 1 - run.first_step) % run.validation_interval == 0
+        if looking:
+            before = matrices(model.parameters, model.config)
+        if self._update is None:
+            self._update = Update(model.config, model.parameters, model.optimizer,
+                                  self._owners[self.ranks.rank])
+        decay = run.weight_decay
+        if decay is None:
+            decay = DECAY_WHEN_MEMORISING if self.curve.memorising else 0.0
+        self._update.set_rate(lr, decay)
         loss, gradient, squares = engine.loss_and_gradient(
-            model.parameters, batch, run.dropout, keys
+            model.parameters, batch, run.dropout, keys, self._update
         )
         if not math.isfinite(loss) or not np.isfinite(squares).all():
             where = first_bad_place(model.config, model.parameters, batch, run.dropout, keys,
@@ -152,16 +166,10 @@ class Trainer:
             known = [told["where"] for told in self.ranks.told({"where": where})
                      if told["where"] != UNKNOWN_PLACE]
             self._diverge(f"at step {model.step + 1}", (known or [where])[0])
-        looking = (model.step + 1 - run.first_step) % run.validation_interval == 0
+        self._whole = False  # should memory run out, this state is none to save
+        norm = self._update.finish()
         if looking:
-            before = matrices(model.parameters, model.config)
             self.ranks.share(gradient, self._owners)
-        self._whole = False  # should memory run out within it, this state is none to save
-        decay = run.weight_decay
-        if decay is None:
-            decay = DECAY_WHEN_MEMORISING if self.curve.memorising else 0.0
-        norm = update(engine.map, model.config, model.parameters, gradient, squares,
-                      model.optimizer, lr, decay, self._owners[self.ranks.rank])
         self.ranks.share(model.parameters, self._owners)
         model.step += 1
         model.history.losses.append(float(np.float32(loss)))
@@ -266,7 +274,7 @@ class Trainer:
         """Saves the model, and beside it what it was at its best validation, if that is newer
         than what is there. A state that is not whole (out of memory, diverged) is not saved.
         All ranks call it; the first one writes."""
-        if self.path is None or not self._whole:
+        if self.path is None or not self._whole or (self._update and self._update.begun):
             return
         if self._saved_step != self.model.step:
             state = self.model.optimizer

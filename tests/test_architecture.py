@@ -22,7 +22,7 @@ LEVELS = [
      "inspection", "search", "surgery", "exchange"},
     {"about", "checkpoint", "damage", "durable", "looks", "run", "curve", "data", "batches",
      "cache", "token_files", "activations", "model", "passes",
-     "parallel", "crew", "reduction", "ranks", "optimizer", "muon"},
+     "parallel", "shards", "crew", "reduction", "ranks", "optimizer", "muon", "update"},
     {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "launch", "watchdog",
      "webpage", "errors"},
 ]

@@ -21,7 +21,7 @@ from dummy_data import simple_dummy
 from femtogpt import checkpoint
 from femtogpt.cli import COMMANDS, HIDDEN, logs, main, train
 from femtogpt.cli.streaming import Printer
-from femtogpt.parallel import memory_to_train
+from femtogpt.shards import memory_to_train
 from femtogpt.tokenizer import load_tokenizer
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and terminals")

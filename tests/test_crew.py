@@ -9,6 +9,7 @@ import pytest
 
 from femtogpt.crew import Crew
 from femtogpt.layers.denormals import ON_X86
+from femtogpt.layers.together import take, tell, wait_for_all
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -58,27 +59,56 @@ def test_an_error_is_raised_when_all_have_ended(crew, fails_here):
 def test_a_phase_begins_when_all_of_the_one_before_is_done(crew):
     done = []
 
-    def slow(x):
+    def slow(_, x):
         time.sleep(0.02 * (x == 0))  # the first ends last
         done.append(x)
         return x
 
-    def count(_):
+    def count(stage, _):
+        assert wait_for_all(stage.before)
         return len(done)
 
     results = crew.in_turn((slow, range(6)), (count, range(3)), (slow, []), (count, [0]))
     assert results == [*range(6), 6, 6, 6, 6]
 
 
-def test_nobody_waits_for_a_phase_that_fails(crew):
-    def fail(x):
+def test_those_of_a_phase_wait_for_each_other(crew):
+    done = []
+
+    def meet(stage, x):
+        time.sleep(0.02 * (x == 0))
+        done.append(x)
+        tell(stage.beside, stage.place)
+        assert wait_for_all(stage.beside)
+        return sorted(done)
+
+    everyone = list(range(crew.threads))
+    assert crew.in_turn((lambda *_: None, [7]), (meet, everyone)) == [None] + [everyone] * len(
+        everyone)
+
+
+def test_nobody_waits_for_a_phase_that_fails_and_all_are_told(crew):
+    told = []
+
+    def fail(_, x):
         if x == 2:
             raise MemoryError("no more")
         time.sleep(0.01)
 
+    def wait(stage, _):
+        told.append(wait_for_all(stage.before))
+
     with pytest.raises(MemoryError, match="no more"):
-        crew.in_turn((fail, range(6)), (abs, range(20)))
+        crew.in_turn((fail, range(6)), (wait, range(20)))
+    assert not any(told)
     assert crew.map(abs, [-1, 2]) == [1, 2]
+
+
+def test_each_piece_of_work_is_taken_once(crew):
+    counter = np.zeros(1, np.int64)
+    taken = crew.map(lambda _: [take(counter) for _ in range(500)], range(crew.threads))
+    numbers = [number for each in taken for number in each]
+    assert sorted(numbers) == list(range(500 * crew.threads))
 
 
 @pytest.mark.skipif(not ON_X86, reason="denormals are the processor's there")

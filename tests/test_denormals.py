@@ -9,9 +9,10 @@ from femtogpt import crew, decoder
 from femtogpt.config import GPTConfig
 from femtogpt.layers.denormals import ON_X86, no_denormals
 from femtogpt.model import initial_parameters
-from femtogpt.optimizer import fresh_state, update
+from femtogpt.optimizer import fresh_state
 from femtogpt.parallel import Engine
 from femtogpt.tensors import views
+from femtogpt.update import update
 
 pytestmark = pytest.mark.skipif(not ON_X86, reason="they cost nothing but on x86")
 CONFIG = GPTConfig(11, num_tokens=8, embedding_degree=16, num_layers=2, num_heads=2)

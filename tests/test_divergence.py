@@ -61,15 +61,15 @@ def test_the_parameter_whose_gradient_is_met_first_on_the_way_back_is_named():
 
 def spoil_from(monkeypatch, step, model_of, only_at_rate=None):
     """Updates that make a parameter infinite from a step on, while the rate is that high."""
-    update = trainer.update
+    finish = trainer.Update.finish
 
-    def spoiling(map, config, parameters, gradient, squares, state, rate, *more):
-        norm = update(map, config, parameters, gradient, squares, state, rate, *more)
-        if model_of().step + 1 == step and (only_at_rate is None or rate >= only_at_rate):
-            named(parameters, config)["layers.1.mlp.up.bias"][0] = np.inf
+    def spoiling(self):
+        norm, model = finish(self), model_of()
+        if model.step + 1 == step and (only_at_rate is None or self.rates.adamw >= only_at_rate):
+            named(model.parameters, model.config)["layers.1.mlp.up.bias"][0] = np.inf
         return norm
 
-    monkeypatch.setattr(trainer, "update", spoiling)
+    monkeypatch.setattr(trainer.Update, "finish", spoiling)
 
 
 @pytest.mark.parametrize("save_every", [1, 4, 10**9])

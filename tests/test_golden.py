@@ -15,9 +15,10 @@ import pytest
 from femtogpt.batches import draw_batch
 from femtogpt.config import GPTConfig
 from femtogpt.model import initial_parameters
-from femtogpt.optimizer import Schedule, fresh_state, learning_rate, update
+from femtogpt.optimizer import Schedule, fresh_state, learning_rate
 from femtogpt.parallel import Engine
 from femtogpt.tensors import views
+from femtogpt.update import update
 
 FILE = Path(__file__).parent / "golden" / "losses.json"
 STEPS, BATCH_SIZE, SEED, DROPOUT = 20, 16, 1, 0.1

@@ -10,7 +10,7 @@ from femtogpt.cli import main
 from femtogpt.config import GPTConfig
 from femtogpt.errors import FemtoError
 from femtogpt.estimate import StepTime
-from femtogpt.parallel import micro_batch_size
+from femtogpt.shards import micro_batch_size
 from femtogpt.tensors import count_parameters
 
 CONFIG = GPTConfig(256, num_tokens=80, embedding_degree=64, num_layers=4, num_heads=4)

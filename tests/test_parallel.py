@@ -6,16 +6,19 @@ import math
 import numpy as np
 import pytest
 
-from femtogpt import parallel
+from femtogpt import parallel, shards
 from femtogpt.activations import activation_shapes, allocate_activations, constants
 from femtogpt.batches import draw_batch
 from femtogpt.config import GPTConfig
 from femtogpt.layers.turns import NO_TURN
 from femtogpt.model import HEAD_COLUMNS, initial_parameters
-from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, sum_shards, sum_tree, update
-from femtogpt.parallel import Engine, count_shards, cut, memory_to_train
+from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, sum_shards, sum_tree
+from femtogpt.parallel import Engine
 from femtogpt.passes import loss_and_gradients, loss_and_some_gradients, summed_loss
+from femtogpt.ranks import cut
+from femtogpt.shards import count_shards, memory_to_train
 from femtogpt.tensors import count_parameters, views
+from femtogpt.update import Update, update
 
 CONFIG = GPTConfig(17, 80, 24, 2, 2)
 TOKENS = np.random.default_rng(0).integers(0, 17, 5000)
@@ -64,7 +67,7 @@ def test_large_gradients_wait_for_each_other_to_the_same_bits(threads, monkeypat
     windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 12, 3, 4)
     results, rows = [], []
     for large in (10**9, 0):
-        monkeypatch.setattr(parallel, "LARGE", large)
+        monkeypatch.setattr(shards, "LARGE", large)
         with Engine(CONFIG, 12, threads) as engine:
             assert len(engine.shards) == 8
             _, sums, squares = engine.loss_and_gradient(parameters(), windows, 0.2, keys)
@@ -85,21 +88,21 @@ def test_threads_that_have_no_shard_share_those_of_large_models(monkeypatch):
     monkeypatch.setattr(parallel, "loss_and_some_gradients", compute)
     windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 30, 3, 4)
     results = set()
-    for threads, large, shared in ((8, 0, False), (20, 0, True), (20, 10**9, False)):
+    for threads, large, expected in ((8, 0, {False}), (20, 0, {True}), (20, 10**9, set())):
         waiting = set()
-        monkeypatch.setattr(parallel, "LARGE", large)
+        monkeypatch.setattr(shards, "LARGE", large)
         with Engine(CONFIG, 30, threads, micro_batch=1) as engine:
             assert len(engine.shards) == 8
             loss, sums, squares = engine.loss_and_gradient(parameters(), windows, 0.2, keys)
             results.add((loss, sums.tobytes(), squares.tobytes()))
-        assert waiting == {shared}
+        assert waiting == expected
     assert len(results) == 1
 
 
 @pytest.fixture
 def huge(monkeypatch):
     """Any model is a huge one."""
-    for name in ("activations.HUGE", "parallel.HUGE", "parallel.LARGE"):
+    for name in ("activations.HUGE", "shards.HUGE", "shards.LARGE"):
         monkeypatch.setattr(f"femtogpt.{name}", 0)
 
 
@@ -197,19 +200,50 @@ def test_memory_hardly_grows_with_what_is_accumulated():
             (3 + rows) * count_parameters(CONFIG) + min(threads, len(engine.shards)) * activations)
 
 
+@pytest.mark.parametrize("large", [10**9, 0])
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(16, 1), (13, 1), (8, 2)])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_twenty_updates_give_the_same_bits_with_1_and_with_3_threads(optimizer):
-    results = []
-    for threads in (1, 3):
+def test_updates_give_the_same_bits_with_any_threads_whether_at_once_or_afterwards(
+        optimizer, batch_size, accumulate, large, monkeypatch):
+    """Shards are of whole micro-batches or not, and a large model's update is by itself."""
+    monkeypatch.setattr(shards, "LARGE", large)
+    results = set()
+    for threads, at_once in ((1, False), (1, True), (3, True)):
         flat, state = initial_parameters(CONFIG, 1), fresh_state(CONFIG, optimizer)
-        with Engine(CONFIG, 12, threads) as engine:
-            for step in range(20):
-                windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 12, 3, step)
-                _, gradient, squares = engine.loss_and_gradient(flat, windows, 0.1, keys)
-                update(engine.map, CONFIG, flat, gradient, squares, state, 1e-3)
-        assert np.isfinite(flat).all() and state.t == 20
-        results.append((flat.tobytes(), state.m.tobytes(), state.v.tobytes()))
-    assert results[0] == results[1]
+        whole = Update(CONFIG, flat, state)
+        with Engine(CONFIG, batch_size, threads, accumulate=accumulate) as engine:
+            assert engine.by_kernel == (large > 0 and batch_size != 13)
+            for step in range(8):
+                windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, engine.batch_size, 3, step)
+                whole.set_rate(1e-3)
+                loss, gradient, squares = engine.loss_and_gradient(
+                    flat, windows, 0.1, keys, whole if at_once else None)
+                norm = whole.finish() if at_once else update(
+                    engine.map, CONFIG, flat, gradient, squares, state, 1e-3)
+                assert norm == pytest.approx(np.linalg.norm(gradient), rel=1e-5)
+        assert np.isfinite(flat).all() and state.t == 8 and not whole.begun
+        results.add((loss, norm, flat.tobytes(), state.m.tobytes(), state.v.tobytes()))
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize("large", [10**9, 0])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_nothing_is_updated_by_a_loss_or_a_gradient_that_is_not_finite(
+        optimizer, large, monkeypatch):
+    monkeypatch.setattr(shards, "LARGE", large)
+    windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 16, 3, 4)
+    for field, value in (("head_bias", np.inf), ("head_bias", [3e38] + 16 * [-3e38]),
+                         ("up_weight", 1e30)):
+        flat, state = initial_parameters(CONFIG, 1), fresh_state(CONFIG, optimizer)
+        getattr(views(flat, CONFIG), field)[...] = value
+        before, whole = flat.copy(), Update(CONFIG, flat, state)
+        with Engine(CONFIG, 16, 2) as engine:
+            whole.set_rate(1e-3)
+            loss, _, squares = engine.loss_and_gradient(flat, windows, 0.0, keys, whole)
+        assert not (math.isfinite(loss) and np.isfinite(squares).all())
+        assert not whole.begun and state.t == 0
+        np.testing.assert_array_equal(flat, before)
+        assert not state.m.any() and not state.v.any()
 
 
 @pytest.mark.parametrize("count", [1, 5, 37])

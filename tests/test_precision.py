@@ -19,12 +19,13 @@ from femtogpt.errors import FemtoError
 from femtogpt.layers import matmul, numeric, precision
 from femtogpt.layers.vectors import HAS_BFLOAT16
 from femtogpt.model import initial_parameters
-from femtogpt.optimizer import fresh_state, update
+from femtogpt.optimizer import fresh_state
 from femtogpt.parallel import Engine
 from femtogpt.passes import loss_and_gradients
 from femtogpt.run import Run
 from femtogpt.tensors import named, views
 from femtogpt.tokenizer import BPETokenizer
+from femtogpt.update import update
 
 COMPILED = not numba.config.DISABLE_JIT
 CONFIG = GPTConfig(vocab_size=33, num_tokens=12, embedding_degree=48, num_layers=2, num_heads=2)

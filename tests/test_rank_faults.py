@@ -59,11 +59,11 @@ def test_a_rank_that_stands_still_is_told_of_by_the_other(folder):
         import signal
         from femtogpt import trainer
         ranks.WAIT_SECONDS = 1
-        def drawn(*given, draw=trainer.draw_batch):
-            if rank == 1 and given[4] == 7:
+        def drawn(self, step, draw=trainer.Batches.draw):
+            if rank == 1 and step == 7:
                 os.kill(os.getpid(), signal.SIGSTOP)
-            return draw(*given)
-        trainer.draw_batch = drawn""")
+            return draw(self, step)
+        trainer.Batches.draw = drawn""")
 
     def go_on():
         for process in processes("stood"):
@@ -118,13 +118,12 @@ def test_nan_on_one_alone_is_told_once_by_all(folder, where):
                 return loss
             parallel.loss_and_some_gradients = poisoned
         elif rank == 1:
-            def poisoned(engine_map, config, parameters, gradient, squares, state, *rest,
-                         update=trainer.update):
-                norm = update(engine_map, config, parameters, gradient, squares, state, *rest)
-                if state.t == 7:
-                    state.m[rest[-1][0]] = float("nan")
+            def poisoned(self, finish=trainer.Update.finish):
+                norm = finish(self)
+                if self.state.t == 7:
+                    self.state.m[self.table[0, 0]] = float("nan")
                 return norm
-            trainer.update = poisoned""".replace("WHERE", repr(where))
+            trainer.Update.finish = poisoned""".replace("WHERE", repr(where))
     out = finish(begin(folder, 2, model, "--steps=100000", "--save-every=1", code=code), 1)
     assert out.count("diverged at step") == 1 and "Traceback" not in out
     assert ("gradient of" if where == "gradient" else "the tensor optimizer.") in out

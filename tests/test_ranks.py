@@ -30,13 +30,15 @@ from femtogpt.config import GPTConfig
 from femtogpt.errors import FemtoError
 from femtogpt.launch import SIZES as SIZE_VARIABLES
 from femtogpt.model import initial_parameters
-from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, ownership, sum_tree, update
-from femtogpt.parallel import Engine, count_shards
+from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, ownership, sum_tree
+from femtogpt.parallel import Engine
 from femtogpt.passes import loss_and_gradients, loss_and_some_gradients
 from femtogpt.ranks import Ranks, cut, find
 from femtogpt.reduction import Branches, spans_by_layer
+from femtogpt.shards import count_shards
 from femtogpt.tensors import MUON_FIELDS, count_parameters, ranges, views
 from femtogpt.trainer import Trainer
+from femtogpt.update import update
 
 # ---- one process: who does what
 

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from small import MAIN, ROOT, environment, fresh_model, run, some_run, start, text
 
-from femtogpt import checkpoint, durable
+from femtogpt import checkpoint, durable, parallel, update
 from femtogpt.cli import main, say_error
 from femtogpt.data import find_texts
 from femtogpt.trainer import Trainer
@@ -187,24 +187,44 @@ def test_a_file_system_without_fsync_or_locks_still_holds_a_model(folder, monkey
 
 
 def test_a_state_that_is_half_updated_is_not_saved(folder, monkeypatch):
-    from femtogpt import trainer
-
     session = Trainer(fresh_model(), some_run(), find_tokens(), [], "model.safetensors")
-    update = trainer.update
+    on_thread = update.Update.on_thread
 
-    def runs_out(map, config, parameters, *more):
-        if session.model.step == 3:
-            parameters[:7] += 1  # as far as it came
-            raise MemoryError
-        return update(map, config, parameters, *more)
+    def runs_out(self, *sums):
+        if session.model.step < 3:
+            return on_thread(self, *sums)
+        self.taken[0] += 1
+        session.model.parameters[:7] += 1  # as far as it came
+        raise MemoryError
 
-    monkeypatch.setattr(trainer, "update", runs_out)
+    monkeypatch.setattr(update.Update, "on_thread", runs_out)
     with pytest.raises(MemoryError):
         for record in session:
             if record.step == 2:
                 session.save()
     session.save()
     assert checkpoint.load("model.safetensors").step == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_state_whose_next_gradient_fails_is_saved(folder, monkeypatch, threads):
+    """One thread fails, and the others, which wait for it to go on to the update, make none."""
+    session = Trainer(fresh_model(), some_run(), find_tokens(), [], "model.safetensors", threads)
+    space, fails = parallel.Engine._space, iter([True])
+
+    def runs_out(self, *given):
+        if session.model.step == 3 and next(fails, False):
+            raise MemoryError
+        return space(self, *given)
+
+    monkeypatch.setattr(parallel.Engine, "_space", runs_out)
+    with pytest.raises(MemoryError):
+        for record in session:
+            after = record.step, session.model.parameters.copy()
+    session.save()
+    saved = checkpoint.load("model.safetensors")
+    assert after[0] == saved.step == 3
+    np.testing.assert_array_equal(saved.parameters, after[1])
 
 
 # ---- signals and what closes early

@@ -16,7 +16,7 @@ from femtogpt.cli import main
 from femtogpt.decoder import Decoder
 from femtogpt.errors import FemtoError
 from femtogpt.looks import Look
-from femtogpt.optimizer import fresh_state, update
+from femtogpt.optimizer import fresh_state
 from femtogpt.parallel import Engine
 from femtogpt.passes import summed_loss
 from femtogpt.run import earlier_runs
@@ -25,6 +25,7 @@ from femtogpt.surgery.compare import compare, nearest_tokens
 from femtogpt.surgery.depth import insert_layers, random_windows
 from femtogpt.tensors import Tensors, named, views
 from femtogpt.tokenizer import ByteTokenizer, PiecesTokenizer
+from femtogpt.update import update
 
 
 @pytest.fixture

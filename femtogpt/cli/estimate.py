@@ -51,8 +51,8 @@ def command(context, model, kind, batch_size, accumulate, precision, ranks, band
     from ..machine import available_processors
     from ..network import predict, traffic
     from ..optimizer import OPTIMIZER
-    from ..parallel import memory_to_train
     from ..run import newest_run, require_precision
+    from ..shards import memory_to_train
     from ..tensors import count_parameters
 
     if model:

@@ -20,8 +20,8 @@ def command(model, as_json):
     """
     from ..about import lineage_tree
     from ..damage import what_can_be_told
-    from ..parallel import memory_to_train
     from ..run import newest_run
+    from ..shards import memory_to_train
 
     try:
         loaded = load_model(model)

@@ -29,7 +29,7 @@ def command(context, model, kind, interactive, force, **options):
     from ..estimate import file_bytes
     from ..model import initial_parameters
     from ..optimizer import OPTIMIZER
-    from ..parallel import memory_to_train
+    from ..shards import memory_to_train
     from ..tensors import count_parameters
 
     tokenizer, config = make_shape(kind, options)

@@ -11,11 +11,12 @@ from ..checkpoint import History
 from ..compiling import compile_training
 from ..curve import Curve
 from ..looks import share_changed
-from ..optimizer import fresh_state, update
+from ..optimizer import fresh_state
 from ..parallel import Engine
 from ..run import comparable_from
 from ..tensors import MUON_FIELDS, views
 from ..tokenizer.protocol import newline_id
+from ..update import Update
 from .finding import Finding
 
 FACTORS = (0.1, 1 / 3, 1, 3, 10, 100)  # of the run's rate
@@ -115,16 +116,14 @@ def _try(engine, model, run, tokens, size, factor, tick):
     state = copy.deepcopy(model.optimizer)
     if state is None or state.kind != run.optimizer:
         state = fresh_state(config, run.optimizer)
-    losses = []
+    losses, update = [], Update(config, parameters, state)
     for step in range(STEPS):
         batch, keys = draw_batch(tokens, config.num_tokens, size, run.seed + 1, step,
                                  newline_id(model.tokenizer))
-        loss, gradient, squares = engine.loss_and_gradient(parameters, batch, run.dropout, keys)
-        losses.append(loss)
         before = parameters.copy() if step == STEPS - 1 else None
-        if math.isfinite(loss) and np.isfinite(squares).all():
-            update(engine.map, config, parameters, gradient, squares, state,
-                   factor * run.learning_rate * min(1, (step + 1) / WARMUP))
+        update.set_rate(factor * run.learning_rate * min(1, (step + 1) / WARMUP))
+        losses.append(engine.loss_and_gradient(parameters, batch, run.dropout, keys, update)[0])
+        update.finish()
         tick()
     loss = float(np.mean(losses[-LAST:]))
     return loss if math.isfinite(loss) else None, _update_to_weight(before, parameters, config)

@@ -68,13 +68,12 @@ def put_number(typingctx, address, value):
 
 @intrinsic
 def add_one(typingctx, address):
-    """Adds 1 to the int64 at an address."""
+    """Adds 1 to the int64 at an address. Returns what it was."""
 
     def codegen(context, builder, signature, arguments):
-        builder.atomic_rmw("add", _at(builder, arguments[0]), I64(1), "acq_rel")
-        return context.get_dummy_value()
+        return builder.atomic_rmw("add", _at(builder, arguments[0]), I64(1), "acq_rel")
 
-    return types.none(types.int64), codegen
+    return types.int64(types.int64), codegen
 
 
 @intrinsic

@@ -22,12 +22,12 @@ class Turns:
     """Of one shard. Iterated, by any number of threads, it gives each micro-batch (number, (start,
     stop)) once, in order: so who waits does so for one that is at work, or done.
 
-    parts: (start, stop) of each micro-batch. threads: how many work on them. losses: a list of
+    parts: (start, stop) of each micro-batch. threads: how many work on them. losses: (n,), of
     each, to be filled.
     """
 
-    def __init__(self, parts, threads=1):
-        self.last, self.losses = len(parts) - 1, [0.0] * len(parts)
+    def __init__(self, parts, threads=1, losses=None):
+        self.last, self.losses = len(parts) - 1, np.zeros(len(parts)) if losses is None else losses
         self._left = enumerate(parts)
         # The first waits for nobody, and who is alone for none.
         self._done = np.array([ALL] + [0] * len(parts)) if threads > 1 else None
@@ -37,7 +37,7 @@ class Turns:
 
     @property
     def loss(self):
-        return sum(self.losses)
+        return sum(self.losses.tolist())
 
     def turn(self, number):
         """That micro-batch's, valid as long as this is."""

@@ -1,0 +1,25 @@
+"""Benchmarks that reach into the package, run for a moment: what they call is still there."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from small import ROOT
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_where_a_step_s_time_goes(optimizer):
+    run = subprocess.run(
+        [sys.executable, "benchmarks/layers.py", "A", "--seconds=0", "--json", "--threads=2",
+         f"--optimizer={optimizer}"], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout)
+    functions, parts = told["micro_batch"]["functions_ms"], told["step_ms"]
+    assert {"linear_forward", "linear_backward", "attention_backward"} < set(functions)
+    assert all(ms > 0 for ms in functions.values())
+    step, *rest = parts
+    assert (step, rest[:3]) == ("step", ["shards", "sum", optimizer])
+    assert parts["shards"] > max(parts["sum"], parts["rest"]) and min(parts.values()) >= 0
