@@ -87,20 +87,26 @@ def test_those_of_a_phase_wait_for_each_other(crew):
         everyone)
 
 
-def test_nobody_waits_for_a_phase_that_fails_and_all_are_told(crew):
-    told = []
+def test_nobody_waits_for_a_phase_that_fails_or_begins_another_piece(crew):
+    everyone, others = threading.Barrier(crew.threads, timeout=60), crew.threads - 1
+    begun, told = [], []
 
     def fail(_, x):
-        if x == 2:
+        everyone.wait()
+        begun.append(x)
+        if x == 0:
+            while begun.count("wait") < others:
+                time.sleep(0.001)
             raise MemoryError("no more")
-        time.sleep(0.01)
 
     def wait(stage, _):
+        begun.append("wait")
         told.append(wait_for_all(stage.before))
 
     with pytest.raises(MemoryError, match="no more"):
-        crew.in_turn((fail, range(6)), (wait, range(20)))
-    assert not any(told)
+        crew.in_turn((fail, range(crew.threads)), (wait, range(20)))
+    assert sorted(begun, key=str) == [*range(crew.threads), *["wait"] * others]
+    assert told == [False] * others
     assert crew.map(abs, [-1, 2]) == [1, 2]
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from small import TOKENIZER, environment, fresh_model, run, some_run, start, text
 
 from femtogpt import checkpoint, trainer
-from femtogpt.batches import draw_batch, windows
+from femtogpt.batches import Batches, draw_batch, windows
 from femtogpt.cli import main
 from femtogpt.data import split
 from femtogpt.errors import FemtoError
@@ -606,6 +606,18 @@ def test_a_batch_follows_from_seed_and_step_alone():
     for seed, step in ((3, 5), (4, 4)):
         other, other_keys = draw_batch(tokens, 8, 16, seed, step)
         assert (one != other).any() and (keys != other_keys).any()
+
+
+@pytest.mark.parametrize("num_tokens", [8, 2000])  # made together, made one by one
+@pytest.mark.parametrize("part", [None, (3, 7)])
+def test_the_batches_of_a_run_are_each_that_of_its_step(num_tokens, part):
+    tokens = np.random.default_rng(1).integers(0, 50, 9000, np.uint16)
+    given = (tokens, num_tokens, 12, 3)
+    batches = Batches(*given, 7, part)
+    for step in (4, 5, 15, 16, 40, 3):
+        for ours, expected in zip(batches.draw(step), draw_batch(*given, step, 7, part),
+                                  strict=True):
+            np.testing.assert_array_equal(ours, expected)
 
 
 def test_batches_are_windows_from_everywhere():
