@@ -7,6 +7,7 @@ already.
 """
 
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def process(part, name="float32"):
 
 def main(part, name):
     """What another process does: "backward" or "text"."""
+    gc.disable()  # as while numba compiles (numeric.py): here nothing else is done
     if part == "backward":
         numeric.compile_standalone(last_first=True)  # the first begins at the other end
         compile_backward(name)

@@ -3,9 +3,11 @@
 That what it compiles is what training wants, test_trainer.py sees where a cache is empty.
 """
 
+import gc
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
 from numba import types
@@ -104,3 +106,31 @@ def test_a_kernel_calls_another_by_its_address_and_raises_what_it_raised():
     assert sum_of(address, x, 4) == 10
     with pytest.raises(MemoryError, match="no more"):
         sum_of(address, x, 5)
+
+
+seen = []  # by what is compiled, whether garbage is collected meanwhile
+
+
+def probe(x):
+    raise NotImplementedError
+
+
+@numba.extending.overload(probe)
+def probe_compiled(x):
+    seen.append(gc.isenabled())
+    return (lambda x: x + 1) if isinstance(x, types.Float) else None
+
+
+def test_garbage_is_not_looked_for_while_numba_compiles_and_then_as_before():
+    compiled, before = numba.njit(lambda x: probe(x)), gc.isenabled()
+    try:
+        gc.enable()
+        assert compiled(1.0) == 2 and gc.isenabled()
+        with pytest.raises(numba.TypingError):
+            compiled(1)
+        assert gc.isenabled()
+        gc.disable()
+        assert compiled(np.float32(1)) == 2 and not gc.isenabled()
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert len(seen) >= 3 and not any(seen)

@@ -5,6 +5,7 @@ NUMBA_DISABLE_JIT=1 they still run, slowly, and give the same numbers.
 """
 
 import contextlib
+import gc
 import hashlib
 import inspect
 import os
@@ -16,7 +17,7 @@ import numpy as np
 import platformdirs
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, event
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 
@@ -29,6 +30,28 @@ from .vectors import VECTORS, positional_intrinsic
 # (It would also hide NaN with some of them.) What is to be fast in spite of that says its
 # order itself: sums are row functions (rows.py), products are tiles (tiles.py).
 OPTIONS = {"error_model": "numpy"}  # division by zero gives infinity, and no branch
+
+
+class _Compiling(event.Listener):
+    """While numba compiles, Python looks for no garbage: what it makes, millions of objects, stays
+    for the most part, and to look through it took an eighth of a first run (Zen 4)."""
+
+    def __init__(self):
+        self._depth, self._looks = 0, True
+
+    def on_start(self, _):
+        if self._depth == 0:
+            self._looks = gc.isenabled()
+            gc.disable()
+        self._depth += 1
+
+    def on_end(self, _):
+        self._depth -= 1
+        if self._depth == 0 and self._looks:
+            gc.enable()
+
+
+event.register("numba:compile", _Compiling())
 
 
 def _cache_folder():
