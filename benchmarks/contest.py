@@ -34,16 +34,16 @@ class Contestant:
 
     kind: "ours", "torch" or "sgemm". shape: (V, T, C, L, NH, batch size). environment: a
     dict, beside our own. precision: float32, or bf16, PyTorch's by its autocast. text: a file to
-    train on [default: random tokens]. ready: what the
+    train on [default: random tokens]. folder: where contestants.py is. ready: what the
     process said of itself, after two steps; answer: the last, with its peak resident memory and
     the processors' seconds it used.
     """
 
     def __init__(self, kind, threads, shape=None, optimizer="adamw", environment=None,
-                 precision="float32", text=None):
+                 precision="float32", text=None, folder=HERE):
         options = {"threads": threads, "shape": shape, "optimizer": optimizer,
                    "precision": precision, "text": text}
-        command = [sys.executable, str(HERE / "contestants.py"), kind, json.dumps(options)]
+        command = [sys.executable, str(folder / "contestants.py"), kind, json.dumps(options)]
         self.kind, self.ms = kind, []
         for _ in range(2):
             self.process = subprocess.Popen(

@@ -43,7 +43,7 @@ def shape_of(name):
 def measure(trees, optimizers, shape, threads, seconds, precision="float32", text=None):
     """(milliseconds, resident MB) of each."""
     contestants = [contest.Contestant("ours", threads, shape, optimizer, {"PYTHONPATH": tree},
-                                      precision, text)
+                                      precision, text, Path(tree, "benchmarks"))
                    for tree, optimizer in zip(trees, optimizers, strict=True)]
     try:
         contest.alternate(contestants, seconds)
@@ -55,7 +55,7 @@ def measure(trees, optimizers, shape, threads, seconds, precision="float32", tex
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("old", help="a commit, from e7b475b on")
+    parser.add_argument("old", help="a commit, from f27a9a9 on")
     parser.add_argument("new")
     parser.add_argument("configurations", nargs="+", type=shape_of,
                         help=f"{', '.join(CONFIGURATIONS)} or V,T,C,L,NH,batch")
