@@ -18,7 +18,7 @@ from pathlib import Path
 
 from altered import ALTERED, REPOSITORY, copy_altered
 
-from femtogpt import batches, data, scoring
+from femtogpt import batches, scoring
 from femtogpt.experiment.attempt import Attempt
 from femtogpt.experiment.entries import find
 from femtogpt.experiment.measures import MEASURES
@@ -99,7 +99,7 @@ def main():
     parser.add_argument("--folder", default="recipe")
     parser.add_argument("--altered", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    assert not options.altered or REPOSITORY / "femtogpt" not in Path(data.__file__).parents
+    assert not options.altered or REPOSITORY / "femtogpt" not in Path(batches.__file__).parents
     chosen = find(options.entries)
     scoring.HELD_OUT_PAIRS = 10**6
     for name in options.changes or CHANGES:

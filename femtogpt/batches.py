@@ -52,8 +52,8 @@ class Batches:
 
 
 def _batches(tokens, num_tokens, batch_size, seed, step, steps, newline, part):
-    """windows (steps, B, T + 1), keys (steps, B), of a step and those after it, all of one row of
-    _drawn's."""
+    """windows (steps, B, T + 1), keys (steps, B), of a step and those after it, all of which
+    one call of _drawn gives."""
     places = len(tokens) - num_tokens  # where a window may begin
     drawn = _drawn(places, num_tokens, batch_size, seed, step // AT_ONCE, newline is not None)
     rows = slice(step % AT_ONCE, step % AT_ONCE + steps)
@@ -68,8 +68,7 @@ def _batches(tokens, num_tokens, batch_size, seed, step, steps, newline, part):
 @lru_cache(maxsize=2)
 def _drawn(places, num_tokens, batch_size, seed, number, lots):
     """draw_batch's starts, whether to go back to a newline, and keys, (AT_ONCE, B) each: of step
-    number * AT_ONCE and those after it. lots: whether to draw for newlines.
-    """
+    number * AT_ONCE and those after it. lots: whether to draw for newlines."""
     stretches = max(1, places // num_tokens)
     starts = np.empty((AT_ONCE, batch_size), np.int64)
     by_lot, keys = np.zeros(starts.shape, bool), np.empty(starts.shape, np.uint64)

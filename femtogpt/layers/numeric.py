@@ -34,7 +34,7 @@ OPTIONS = {"error_model": "numpy"}  # division by zero gives infinity, and no br
 
 class _Compiling(event.Listener):
     """While numba compiles, Python looks for no garbage: what it makes, millions of objects, stays
-    for the most part, and to look through it took an eighth of a first run (Zen 4)."""
+    for the most part, and to look through it took a tenth of the time to a first step (Zen 4)."""
 
     def __init__(self):
         self._depth, self._looks = 0, True
