@@ -192,6 +192,11 @@ def test_a_weight_is_multiplied_in_the_same_order_whatever_the_rows_and_threads(
         for n in range(9):
             product(alone[n : n + 1], x[n : n + 1], weight, bias, 0)
         np.testing.assert_array_equal(together, alone)
+        for few in (2, 8):
+            alone[:] = np.nan
+            product(alone[:few], x[1 : few + 1], weight, bias, desk)
+            np.testing.assert_array_equal(alone[:few], together[1 : few + 1])
+            assert np.isnan(alone[few:]).all()
         for _ in range(300):
             alone[:] = np.nan
             product(alone[:1], x[:1], weight, bias, desk)
