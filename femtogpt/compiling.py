@@ -75,7 +75,7 @@ def main(part, name):
         compile_backward(name)
     else:
         if hasattr(os, "nice"):
-            os.nice(19)  # training goes first
+            os.nice(5)  # training goes first, but this is waited for in the end
         from .sampler import generate
 
         list(generate(CONFIG, initial_parameters(CONFIG, 1), [1], 1, 1, 0.5))

@@ -17,16 +17,16 @@ from .data import count_tokens, unigram_entropy
 from .divergence import UNKNOWN_PLACE, Diverged, first_bad_place
 from .errors import FemtoError
 from .layers import precision
-from .looks import LONGEST_SAMPLE, Look, changes, gradient_norms, matrices, with_look
+from .looks import Look, changes, gradient_norms, matrices, with_look
 from .optimizer import DECAY, fresh_state, keep_own, learning_rate, ownership
 from .parallel import Engine
 from .ranks import ALONE
 from .run import begin, comparable_from
 from .tokenizer.protocol import newline_id
 from .update import Update
+from .writing import Writing, sample_of
 
 VALIDATION_WINDOWS = 64
-SAMPLE_TOKENS = 80
 # Once the text is being memorised Muon's matrices decay, which brings the loss on unseen text
 # down again (on 56 KB of simple words, C 80, 400 steps: from 1.60 to 1.29) but from the start
 # slows learning.
@@ -81,7 +81,7 @@ class Trainer:
         self._guessing = functools.cache(
             lambda: unigram_entropy(count_tokens(training, model.config.vocab_size)))
         self._start_from_here()
-        self._rollbacks, self._notes = 0, []
+        self._rollbacks, self._notes, self.writing = 0, [], Writing()
         if len(validation):
             self._validation_windows = spread_windows(validation, model.config.num_tokens,
                                                       VALIDATION_WINDOWS)
@@ -110,7 +110,8 @@ class Trainer:
         saved_at = start
         first = (self.ranks.size == 1
                  and compiling.compile_training(self.run.precision, self.run.optimizer))
-        with (compiling.process("text") if first else contextlib.nullcontext(),
+        with (compiling.process("text") if first else contextlib.nullcontext()
+              as self.writing.compiling,
               Engine(model.config, self.run.batch_size, self.threads, self.ranks,
                      self._owners, accumulate=self.run.accumulate,
                      bfloat16=precision.use(self.run.precision)) as engine):
@@ -119,6 +120,7 @@ class Trainer:
                 try:
                     loss, lr, norm = self._step(engine)
                     val_loss = self._validate(engine)
+                    self.writing.go_on()
                     # One clock for all ranks: else one would save or end without the others.
                     elapsed, unsaved = self.ranks.decided(
                         [time.monotonic() - start, time.monotonic() - saved_at])
@@ -137,6 +139,7 @@ class Trainer:
                              val_loss, notes)
                 if self.until_loss is not None and self.curve.smoothed <= self.until_loss:
                     break
+            self.writing.go_on(wait=True)
 
     def _step(self, engine):
         model, run = self.model, self.run
@@ -176,20 +179,18 @@ class Trainer:
         if looking:
             model.history.looks = with_look(model.history.looks, Look(
                 model.step, gradient_norms(gradient, model.config),
-                changes(before, matrices(model.parameters, model.config)), self._sample()))
+                changes(before, matrices(model.parameters, model.config)), ""))
+            self.writing.ask(model, self._sample)
         self._whole = True
         self._note(self.curve.add(model.history.losses[-1]))
         return loss, lr, norm
 
-    def _sample(self):
-        """The start of what the model writes now. Always by one seed, so that samples compare."""
-        from .scoring import sample_text  # a second of compiling, the first time
-
-        try:
-            text = sample_text(self.model, "\n", SAMPLE_TOKENS, self.run.seed)
-        except FemtoError:  # a vocabulary without a newline; or it diverges, which is told next
-            return ""
-        return text.encode()[:LONGEST_SAMPLE].decode("utf-8", "ignore")
+    def _sample(self, model):
+        """Puts what a model of a look wrote into that look."""
+        text = sample_of(model, self.run.seed)
+        for kept in filter(None, (self.model, self._best)):
+            kept.history.looks = [look._replace(sample=text) if look.step == model.step else look
+                                  for look in kept.history.looks]
 
     def _note(self, sentence):
         if sentence:
@@ -228,6 +229,7 @@ class Trainer:
             "from_step": reached, "to_step": model.step, "seed": self.run.seed,
             "learning_rate": self.run.learning_rate}})
         self._start_from_here()
+        self.writing.forget()
         self._note(f"{error}".split(" The model file")[0] + f" Went back to step {model.step}, "
                    f"with --seed {self.run.seed} --learning-rate {self.run.learning_rate:g}")
 
@@ -276,6 +278,7 @@ class Trainer:
         All ranks call it; the first one writes."""
         if self.path is None or not self._whole or (self._update and self._update.begun):
             return
+        self.writing.go_on(wait=True)
         if self._saved_step != self.model.step:
             state = self.model.optimizer
             for moment in (state.m, state.v):

@@ -18,7 +18,7 @@ LEVELS = [
     {"api", "playground"},
     {"report"},
     {"experiment", "trainer", "session", "compiling", "divergence", "sampler", "decoder", "scoring",
-     "diagnosis", "estimate", "network", "quickstart",
+     "diagnosis", "estimate", "network", "quickstart", "writing",
      "inspection", "search", "surgery", "exchange"},
     {"about", "checkpoint", "damage", "durable", "looks", "run", "curve", "data", "batches",
      "cache", "token_files", "activations", "model", "passes",

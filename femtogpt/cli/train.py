@@ -201,7 +201,8 @@ def _train(trainer, stop, sample_every, places):
                 progress.say(f"step {record.step}: {note}")
             write(record)
             if sample_every and record.step % sample_every == 0:
-                progress.say(f"step {record.step}: {_sample(trainer.model, record.step)}")
+                trainer.writing.ask(trainer.model, lambda model: progress.say(
+                    f"step {model.step}: {_sample(model, model.step)}"))
             stop.signal = trainer.ranks.highest(stop.signal or 0)
             if stop.signal:
                 break
