@@ -18,11 +18,10 @@ import numpy as np
 from .activations import allocate_activations, constants
 from .config import GPTConfig
 from .layers import numeric, precision
-from .layers.turns import NO_TURN
 from .machine import available_processors
-from .model import initial_parameters, model_backward
+from .model import initial_parameters
 from .optimizer import OPTIMIZERS, fresh_state
-from .passes import summed_loss
+from .passes import code_of_backward, summed_loss
 from .tensors import views
 from .update import Update, update
 
@@ -91,10 +90,9 @@ def compile_forward(name, optimizer):
 
 def compile_backward(name):
     """From the last norm to the embedding; the gradients' sum, AdamW."""
-    parameters, a, tokens, k = _small(name)
-    a.count[0] = tokens.size  # as if all differed
-    model_backward(views(np.zeros_like(parameters), CONFIG), a, views(parameters, CONFIG), tokens,
-                   k, 0.0, KEYS, CONFIG.num_layers, 0, True, NO_TURN)
+    parameters, a, _, k = _small(name)
+    p = views(parameters, CONFIG)
+    code_of_backward(p, a, p, k)
     update(map, CONFIG, parameters, parameters, np.zeros(1), fresh_state(CONFIG, "adamw"), 0.0)
 
 

@@ -16,7 +16,7 @@ from .layers.gelu import gelu_backward, gelu_forward
 from .layers.linear import linear_backward, linear_forward, parameters_backward
 from .layers.matmul import matmul
 from .layers.norm import norm_backward, norm_forward
-from .layers.numeric import allocation_free, hash32, inlined
+from .layers.numeric import addressed, hash32, inlined
 from .layers.residual import add, clear, copy, move
 from .layers.rotary import rotary_backward, rotary_forward
 from .layers.turns import end_stage, wait_for
@@ -223,7 +223,7 @@ def model_forward(a, p, tokens, k, rate, sequence_keys):
                  p.final_norm_gain, p.final_norm_bias)
 
 
-@allocation_free
+@addressed
 def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, turn):
     """From a.dnorm, the gradient of the last norm, to every parameter's. Adds to g.
 
@@ -249,7 +249,7 @@ def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, 
         end_stage(turn, V + 2 + L)
 
 
-@allocation_free
+@addressed
 def forward_and_head(dweight, dbias, a, p, tokens, targets, k, scale, rate, sequence_keys, turn):
     """The forward, and the head's backward too: there only some of the logits are kept at a time.
 

@@ -18,6 +18,7 @@ from .layers.together import take
 from .layers.turns import NO_TURN
 from .model import forward_and_head, model_backward
 
+NUMBER, REAL, IDS, SEQUENCES = types.int64, types.float64, types.int64[::1], types.uint64[::1]
 call_forward = by_address(forward_and_head, types.float64)
 call_backward = by_address(model_backward, types.none)
 
@@ -85,16 +86,21 @@ def kernel_for(g, a, p, k, backward=True):
     where it is not. backward: whether for a scale other than 0."""
     real = typeof(p.head_bias)
     rows = types.Array(real.dtype, 2, "C")
+    back = code_of_backward(g, a, p, k) if backward else 0
     weight, bias = typeof(g.head_weight), typeof(g.head_bias)
     g, a, p, k = map(typeof, (g, a, p, k))
-    ids, keys, number, rate = types.int64[::1], types.uint64[::1], types.int64, types.float64
-    forward = (weight, bias, a, p, ids, ids, k, rate, rate, keys, number)
-    back = (g, a, p, ids, k, rate, keys, number, number, types.boolean, number)
-    whole = (number, number, rows, number, g, a, p, ids, ids, k, rate, rate, keys, number, number,
-             types.boolean, number, types.int64[:, ::1], types.float64[::1], ids)
+    forward = (weight, bias, a, p, IDS, IDS, k, REAL, REAL, SEQUENCES, NUMBER)
+    whole = (NUMBER, NUMBER, rows, NUMBER, g, a, p, IDS, IDS, k, REAL, REAL, SEQUENCES, NUMBER,
+             NUMBER, types.boolean, NUMBER, types.int64[:, ::1], types.float64[::1], IDS)
     return functools.partial(
-        of_types(micro_batches, whole), code_of_types(forward_and_head, forward),
-        code_of_types(model_backward, back) if backward else 0)
+        of_types(micro_batches, whole), code_of_types(forward_and_head, forward), back)
+
+
+def code_of_backward(g, a, p, k):
+    """code_of_types of model_backward, for arguments of these types."""
+    g, a, p, k = map(typeof, (g, a, p, k))
+    return code_of_types(model_backward, (g, a, p, IDS, k, REAL, SEQUENCES, NUMBER, NUMBER,
+                                          types.boolean, NUMBER))
 
 
 def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, top, bottom,

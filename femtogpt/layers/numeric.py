@@ -127,6 +127,12 @@ def allocation_free(function):
     return _compiled(function, _nrt=False)
 
 
+def addressed(function):
+    """One that is only called by_address: Python's own way to call it, which unpacks each array of
+    a model, would take half a second to compile."""
+    return _compiled(function, _nrt=False, no_cpython_wrapper=True)
+
+
 def _compiled(function, **options):
     # Without _nrt, whether arrays are counted, it is as for the kernel that has this one compiled.
     options |= {**OPTIONS, "nogil": True, "no_cfunc_wrapper": True}  # nothing in C calls them
@@ -154,18 +160,21 @@ def of_types(compiled, kinds):
     """
     if numba.config.DISABLE_JIT:
         return compiled
+    return _overload(compiled, kinds).entry_point
+
+
+def _overload(compiled, kinds):
     compiled.compile(kinds)
-    # What a kernel that calls it would be linked with, 5 MB of a pass's.
-    compiled.overloads[kinds].library._shared_module = None
-    return compiled.get_overload(kinds)
+    found = compiled.overloads[kinds]
+    found.library._shared_module = None  # what a kernel that calls it is linked with: 5 MB
+    return found
 
 
 def code_of_types(compiled, kinds):
     """The address of its machine code, for by_address."""
     if numba.config.DISABLE_JIT:
         return 0
-    of_types(compiled, kinds)
-    found = compiled.overloads[kinds]
+    found = _overload(compiled, kinds)
     return found.library.get_pointer_to_function(found.fndesc.llvm_func_name)
 
 
