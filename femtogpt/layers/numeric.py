@@ -129,7 +129,7 @@ def allocation_free(function):
 
 def addressed(function):
     """One that is only called by_address: Python's own way to call it, which unpacks each array of
-    a model, would take half a second to compile."""
+    a model, would take 0.3 s to compile."""
     return _compiled(function, _nrt=False, no_cpython_wrapper=True)
 
 
