@@ -26,7 +26,7 @@ from .vectors import LANES, VECTORS, address_of, fetch, float_at
 WIDEST, K_BLOCK = 6, 128  # a tile's vectors and rows
 CACHED = 2**18  # numbers: 1 MiB
 PIECE, AHEAD = 256, 8  # of a larger weight: columns that are read at once, rows asked for ahead
-FEW = 8  # rows of x, from which on tiles multiply faster, though they wait for what they read
+FEW = 8  # rows of x, beyond which tiles are faster, though they wait for what they read
 BLOCK_ROWS, BLOCK = 16, 2**14  # a larger weight's rows for tiles: at least, and numbers in all
 
 if COMPILED:
