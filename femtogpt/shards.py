@@ -5,6 +5,7 @@ of them, which are worked on at once. And the memory that it takes to train so.
 import math
 
 from .activations import HUGE, activation_shapes
+from .layers.strassen import LEAST
 from .machine import available_processors
 from .ranks import ALONE, cut
 from .reduction import Branches
@@ -24,8 +25,10 @@ def micro_batch_tokens(config):
     """Positions that are worked on at once: enough that fetching the weights is little beside
     using them, few enough that what they leave for the backward stays in the cache. (Half or
     twice as many cost 2 to 9% of a step on two cores of a Zen 4, at widths 64 to 160; on a Zen 5
-    320 cost C 2%, and 160 D and E 2 to 3%.)"""
-    return 160 if 12 * config.num_layers * config.embedding_degree**2 < 2_000_000 else 320
+    320 cost C 2%, and 160 D and E 2 to 3%. Where a block's products are Strassen's, whose sums are
+    then used for longer, 160 cost C 5%, G of 32 sequences 3%: Zen 4; of AVX2 2 to 3%.)"""
+    large = 12 * config.num_layers * config.embedding_degree**2 >= 2_000_000
+    return 320 if large or config.embedding_degree >= LEAST else 160
 
 
 def count_shards(config, batch_size):

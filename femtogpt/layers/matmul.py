@@ -15,7 +15,7 @@ from numba.extending import overload
 from .blocks import turn_call
 from .narrow import narrow
 from .numeric import OPTIONS, emit_call, inlined, kernel, make_ready
-from .strassen import product
+from .strassen import LEAST, product
 from .vectors import I64, LANES, VECTORS, address_of, positional_intrinsic
 
 
@@ -50,7 +50,7 @@ def matmul_bias(out, a, b, bias, bfloat16=None):
 def symmetric_matmul(out, a, b):
     """out = a @ b where that is symmetric: half is computed, half mirrored. out: (N, N)."""
     N = out.shape[0]
-    half = N // 2 if N >= 512 else 0  # a block as large as Strassen's product takes (strassen.py)
+    half = N // 2 if N >= 2 * LEAST else 0  # a block as large as Strassen's product takes
     if half > 0:
         matmul(out[half:, :half], a[half:], b[:, :half])
         transpose(out[:half, half:], out[half:, :half])

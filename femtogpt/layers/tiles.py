@@ -30,7 +30,98 @@ from .vectors import (
 )
 
 
-def make_tile(rows, columns, fetches=False, pairs=False, twice=False):
+def emit_sum(builder, begin, a, a_row, a_k, b, b_k, size, mask, fetching=None, multiply_add=fma):
+    """begin + the sum over k < size of a[r, k] * b[k, :], of every (r, j) of begin a vector: a dict
+    as begin, in registers. mask(j): of register j of a row of b.
+
+    fetching: every, and twice an address and its stride in bytes, of rows of as many vectors that
+    will soon be read, and of rows that will be written. With the first and each `every` of the
+    sum's steps a row of both is fetched, so that it costs nothing: many at once would wait for
+    each other. (Without, F takes 3 to 4% longer, E 2%: Xeon.)
+    """
+    rows, columns = (1 + max(cell[i] for cell in begin) for i in range(2))
+    enter = builder.basic_block
+    stretch = builder.append_basic_block("stretch")
+    loop = builder.append_basic_block("loop")
+    after = builder.append_basic_block("after")
+    done = builder.append_basic_block("done")
+    a_rows = _rows(builder, a, a_row, begin)
+    builder.cbranch(builder.icmp_signed(">", size, I64(0)), stretch, done)
+
+    builder.position_at_end(stretch)
+    states = [(I64, I64(0)), (I64, I64(0)), (I64, b)]
+    states += [(VECTOR, vector) for vector in begin.values()]
+    if fetching:
+        every, read, read_stride, written, written_stride = fetching
+        states += [(I64, read), (I64, written)]
+    begun = []
+    for kind, initial in states:
+        begun.append(builder.phi(kind))
+        begun[-1].add_incoming(initial, enter)
+    stop = size
+    if fetching:
+        for address, write in ((begun[-2], 0), (begun[-1], 1)):
+            for j in range(columns):
+                emit_fetch(builder, builder.add(address, I64(4 * LANES * j)), write)
+        further = [builder.add(begun[-2], read_stride), builder.add(begun[-1], written_stride)]
+        stop = builder.add(begun[0], every)
+        stop = builder.select(builder.icmp_signed("<", stop, size), stop, size)
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    k, a_offset, b_at = (builder.phi(I64) for _ in range(3))
+    sums = {cell: builder.phi(VECTOR) for cell in begin}
+    b_row = [load(builder, b_at, I64(j * LANES), mask(j), constant(0)) for j in range(columns)]
+    new = {}
+    for r in range(rows):
+        address = builder.inttoptr(builder.add(a_rows[r], a_offset), FLOAT.as_pointer())
+        a_value = splat(builder, builder.load(address, align=4), VECTOR)
+        for j in range(columns):
+            new[r, j] = multiply_add(builder, a_value, b_row[j], sums[r, j])
+    following = [builder.add(k, I64(1)), builder.add(a_offset, builder.shl(a_k, I64(2))),
+                 builder.add(b_at, builder.shl(b_k, I64(2))), *new.values()]
+    for phi, initial, next_one in zip((k, a_offset, b_at, *sums.values()), begun, following,
+                                      strict=False):
+        phi.add_incoming(initial, stretch)
+        phi.add_incoming(next_one, loop)
+    builder.cbranch(builder.icmp_signed("<", following[0], stop), loop, after)
+
+    builder.position_at_end(after)
+    if fetching:
+        following += further
+    for phi, next_one in zip(begun, following, strict=True):
+        phi.add_incoming(next_one, after)
+    builder.cbranch(builder.icmp_signed("<", following[0], size), stretch, done)
+
+    builder.position_at_end(done)
+    results = {cell: builder.phi(VECTOR) for cell in begin}
+    for cell in begin:
+        results[cell].add_incoming(begin[cell], enter)
+        results[cell].add_incoming(new[cell], after)
+    return results
+
+
+def emit_load(builder, cells, address, stride, mask):
+    """The vectors (r, j) of rows at an address, as many floats apart: {(r, j): vector}."""
+    rows = _rows(builder, address, stride, cells)
+    return {(r, j): load(builder, rows[r], I64(j * LANES), mask(j), constant(0)) for r, j in cells}
+
+
+def emit_store(builder, vectors, address, stride, mask):
+    """Stores {(r, j): vector} where emit_load finds them."""
+    rows = _rows(builder, address, stride, vectors)
+    for (r, j), vector in vectors.items():
+        store(builder, rows[r], I64(j * LANES), mask(j), vector)
+
+
+def _rows(builder, address, stride, cells):
+    """Where the rows of these cells are."""
+    stride = builder.shl(stride, I64(2))
+    return [builder.add(address, builder.mul(stride, I64(r)))
+            for r in range(1 + max(r for r, _ in cells))]
+
+
+def make_tile(rows, columns, fetches=False, pairs=False):
     """An intrinsic tile(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, k, last).
 
     c[r, :] = start[r, :] + sum over k of a[r, k] * b[k, :] for `rows` rows and
@@ -38,31 +129,15 @@ def make_tile(rows, columns, fetches=False, pairs=False, twice=False):
     arguments are int64; c, start, a, b are addresses of float32, strides count
     elements. start = 0 begins with zeros; start = c adds to c.
 
-    With fetches there are five more: every, and twice an address and its stride in bytes, of rows
-    of as many vectors that will soon be read, and of rows that will be written. With the first
-    and each `every` of the sum's steps a row of both is fetched, so that it costs nothing: many
-    at once would wait for each other. (Without, F takes 3 to 4% longer, E 2%: Xeon.)
-
-    With pairs each number of a and b is a pair of bfloat16 (pair, dot_pairs), each k two products.
-
-    With twice, which fetches, the sum goes to two places: c = start + sign * sum, and there are
-    five more arguments: sign, then c, start, start_stride and sign of the other, where c = 0 is
-    none. Of its rows too those are fetched that lie from it as those to be written from c.
+    With fetches there are five more, emit_sum's. With pairs each number of a and b is a pair of
+    bfloat16 (pair, dot_pairs), each k two products.
     """
-    multiply_add = dot_pairs if pairs else fma
     cells = [(r, j) for r in range(rows) for j in range(columns)]
 
     def codegen(context, builder, signature, arguments):
         c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, size, last = arguments[:11]
-        if twice:
-            places = [(c, start, start_stride, arguments[16]), arguments[17:]]
-            start = I64(0)
-        zero = constant(0)
         lanes = ir.Constant(INDICES, list(range(LANES)))
         some = builder.icmp_signed("<", lanes, splat(builder, last, INDICES))
-
-        def place(base, stride, r):
-            return builder.add(base, builder.shl(builder.mul(stride, I64(r)), I64(2)))
 
         def mask(j):
             return some if j == columns - 1 else EVERY
@@ -70,102 +145,23 @@ def make_tile(rows, columns, fetches=False, pairs=False, twice=False):
         before = builder.basic_block
         load_start = builder.append_basic_block("load_start")
         enter = builder.append_basic_block("enter")
-        stretch = builder.append_basic_block("stretch")
-        loop = builder.append_basic_block("loop")
-        after = builder.append_basic_block("after")
-        done = builder.append_basic_block("done")
         builder.cbranch(builder.icmp_signed("==", start, I64(0)), enter, load_start)
 
         builder.position_at_end(load_start)
-        loaded = {
-            (r, j): load(builder, place(start, start_stride, r), I64(j * LANES), mask(j), zero)
-            for r, j in cells
-        }
+        loaded = emit_load(builder, cells, start, start_stride, mask)
         builder.branch(enter)
 
         builder.position_at_end(enter)
-        first = {cell: builder.phi(VECTOR) for cell in cells}
+        begin = {cell: builder.phi(VECTOR) for cell in cells}
         for cell in cells:
-            first[cell].add_incoming(zero, before)
-            first[cell].add_incoming(loaded[cell], load_start)
-        a_rows = [place(a, a_row, r) for r in range(rows)]
-        builder.cbranch(builder.icmp_signed(">", size, I64(0)), stretch, done)
-
-        builder.position_at_end(stretch)
-        states = [(I64, I64(0)), (I64, I64(0)), (I64, b)]
-        states += [(VECTOR, first[cell]) for cell in cells]
-        if fetches:
-            every, read, read_stride, written, written_stride = arguments[11:16]
-            states += [(I64, read), (I64, written)]
-        begun = []
-        for kind, initial in states:
-            begun.append(builder.phi(kind))
-            begun[-1].add_incoming(initial, enter)
-        stop = size
-        if fetches:
-            fetched = [(begun[-2], 0), (begun[-1], 1)]
-            if twice:
-                fetched.append((builder.add(begun[-1], builder.sub(places[1][0], c)), 1))
-            for address, write in fetched:
-                for j in range(columns):
-                    emit_fetch(builder, builder.add(address, I64(4 * LANES * j)), write)
-            further = [builder.add(begun[-2], read_stride), builder.add(begun[-1], written_stride)]
-            stop = builder.add(begun[0], every)
-            stop = builder.select(builder.icmp_signed("<", stop, size), stop, size)
-        builder.branch(loop)
-
-        builder.position_at_end(loop)
-        k, a_offset, b_at = (builder.phi(I64) for _ in range(3))
-        sums = {cell: builder.phi(VECTOR) for cell in cells}
-        b_row = [load(builder, b_at, I64(j * LANES), mask(j), zero) for j in range(columns)]
-        new = {}
-        for r in range(rows):
-            address = builder.inttoptr(builder.add(a_rows[r], a_offset), FLOAT.as_pointer())
-            a_value = splat(builder, builder.load(address, align=4), VECTOR)
-            for j in range(columns):
-                new[r, j] = multiply_add(builder, a_value, b_row[j], sums[r, j])
-        following = [builder.add(k, I64(1)), builder.add(a_offset, builder.shl(a_k, I64(2))),
-                     builder.add(b_at, builder.shl(b_k, I64(2))), *new.values()]
-        for phi, initial, next_one in zip((k, a_offset, b_at, *sums.values()), begun, following,
-                                          strict=False):
-            phi.add_incoming(initial, stretch)
-            phi.add_incoming(next_one, loop)
-        builder.cbranch(builder.icmp_signed("<", following[0], stop), loop, after)
-
-        builder.position_at_end(after)
-        if fetches:
-            following += further
-        for phi, next_one in zip(begun, following, strict=True):
-            phi.add_incoming(next_one, after)
-        builder.cbranch(builder.icmp_signed("<", following[0], size), stretch, done)
-
-        builder.position_at_end(done)
-        results = {cell: builder.phi(VECTOR) for cell in cells}
-        for cell in cells:
-            results[cell].add_incoming(first[cell], enter)
-            results[cell].add_incoming(new[cell], after)
-
-        def put(c, start, start_stride, sign):
-            sign = splat(builder, builder.sitofp(sign, FLOAT), VECTOR)
-            begins = builder.icmp_signed("!=", start, I64(0))
-            start = builder.select(begins, start, c)  # a load of nothing from nowhere is very slow
-            begins = splat(builder, begins, MASK)
-            for r, j in cells:
-                inside = begins if mask(j) is EVERY else builder.and_(begins, mask(j))
-                old = load(builder, place(start, start_stride, r), I64(j * LANES), inside, zero)
-                store(builder, place(c, c_stride, r), I64(j * LANES), mask(j),
-                      fma(builder, results[r, j], sign, old))
-
-        if twice:
-            put(*places[0])
-            with builder.if_then(builder.icmp_signed("!=", places[1][0], I64(0))):
-                put(*places[1])
-        else:
-            for r, j in cells:
-                store(builder, place(c, c_stride, r), I64(j * LANES), mask(j), results[r, j])
+            begin[cell].add_incoming(constant(0), before)
+            begin[cell].add_incoming(loaded[cell], load_start)
+        sums = emit_sum(builder, begin, a, a_row, a_k, b, b_k, size, mask, arguments[11:],
+                        dot_pairs if pairs else fma)
+        emit_store(builder, sums, c, c_stride, mask)
         return context.get_dummy_value()
 
-    count = 21 if twice else 16 if fetches else 11
+    count = 16 if fetches else 11
 
     def tile(typingctx, *arguments):
         return types.none(*[types.int64] * count), codegen

@@ -55,6 +55,9 @@ def detect():
 
 
 VECTORS = detect()
+# Whether it is a Zen 4, which works on a register of AVX-512 in two halves: multiplying takes twice
+# as long as on others, loads from beyond the first-level cache and addresses do not.
+HALVES_REGISTERS = VECTORS is AVX512 and llvm.get_host_cpu_name() == "znver4"
 # Whether it multiplies pairs of bfloat16 (dot_pairs).
 HAS_BFLOAT16 = VECTORS is AVX512 and bool(llvm.get_host_cpu_features().get("avx512bf16"))
 
