@@ -49,7 +49,7 @@ if COMPILED:
 # with 320 G's 2.5%, D's and E's 4%. The 320 of others is what a form with more sums took on a
 # Zen 5. What it is product by product: benchmarks/strassen.py.)
 LEAST = 128 if HALVES_REGISTERS or VECTORS is AVX2 else 320
-LEAST_TURNED = 256
+LEAST_TURNED = 160
 # Of the sum at a time, and numbers of a's quadrant: 252 KiB of b's sums, 840 of a's. (Twice as deep
 # F and H take as long, E 1% longer, and errors are up to twice as large: Zen 4.)
 K_BLOCK, A_NUMBERS = 192, 160 * 192
