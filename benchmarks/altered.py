@@ -92,7 +92,7 @@ JORDAN = (3.4445, -4.7750, 2.0315)  # of every step
 THREE_STEPS = ((8.2987, -24.430, 18.090), (3.9152, -2.9211, 0.55922), (3.1746, -2.3804, 0.49783))
 
 # Every product as its definition has it, none by Strassen's algorithm.
-PLAIN_PRODUCTS = [("layers/strassen.py", "return (rows >= 128", "return (rows < 0")]
+PLAIN_PRODUCTS = [("layers/strassen.py", "return rows >= 128", "return rows < 0")]
 
 # name -> (file of femtogpt, what stands there once, what is to stand there)
 ALTERED = {

@@ -44,12 +44,10 @@ if COMPILED:
     _seven_3, _seven_2 = (make_seven(ROWS, columns) for columns in (3, 2))
     _turn_tile = make_turn()
     _partial_and_zeros = stack_floats((ROWS + 1) * WIDE)
-# Columns, and numbers of a sum, from which on it is faster; and from which on the rows of a
-# transposed a are used for long enough. (Zen 4 and AVX2: with 80, B's step takes 1 to 2% longer,
-# with 320 G's 2.5%, D's and E's 4%. The 320 of others is what a form with more sums took on a
-# Zen 5. What it is product by product: benchmarks/strassen.py.)
+# Columns, and numbers of a sum, from which on it is faster. (Zen 4 and AVX2: with 80 B's step takes
+# 1 to 2% longer, with 320 G's 2.5%, D's and E's 4%. The 320 of others is what a form with more sums
+# took on a Zen 5. What it is product by product: benchmarks/strassen.py.)
 LEAST = 128 if HALVES_REGISTERS or VECTORS is AVX2 else 320
-LEAST_TURNED = 160
 # Of the sum at a time, and numbers of a's quadrant: 252 KiB of b's sums, 840 of a's. (Twice as deep
 # F and H take as long, E 1% longer, and errors are up to twice as large: Zen 4.)
 K_BLOCK, A_NUMBERS = 192, 160 * 192
@@ -227,11 +225,10 @@ if COMPILED:
 
 
 @inlined
-def pays(c_stride, a_k, rows, k, columns):
+def pays(c_stride, rows, k, columns):
     """Whether strassen is faster: where sums are used for long, and vectors lie within lines of
     the cache in every quadrant of out."""
-    return (rows >= 128 and min(k, columns) >= LEAST and (a_k == 1 or columns >= LEAST_TURNED)
-            and c_stride % LANES == 0)
+    return rows >= 128 and min(k, columns) >= LEAST and c_stride % LANES == 0
 
 
 def _strassen(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns):
@@ -255,7 +252,7 @@ strassen = standalone(_strassen) if COMPILED else None
 
 def _product(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns):
     """blocks.tiled, or strassen where that pays."""
-    if pays(c_stride, a_k, rows, k, columns):
+    if pays(c_stride, rows, k, columns):
         strassen(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k,
                  columns)
     else:
