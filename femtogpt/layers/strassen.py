@@ -14,8 +14,8 @@ stability of numerical algorithms", 23.1). With a, b and out cut into quadrants,
 
 As in Huang, Smith, Henry and van de Geijn, "Strassen's algorithm reloaded" (2016), none of these
 is a matrix of its own. The sums of a and b are made where a and b would be packed, and a tile of
-a product begins where the one before ended, or goes from the registers to one or two places in out,
-while those are in the first-level cache: a panel of b's sums stays in the second, a's go by, a
+a product begins where another ended, in the registers, and goes from there to its place in out,
+while that is in the first-level cache: a panel of b's sums stays in the second, a's go by, a
 tile's rows at a time.
 
 Its errors grow with the largest numbers of a and b, not with those that each sum is of. And a NaN
@@ -44,9 +44,9 @@ if COMPILED:
     _seven_3, _seven_2 = (make_seven(ROWS, columns) for columns in (3, 2))
     _turn_tile = make_turn()
     _partial_and_zeros = stack_floats((ROWS + 1) * WIDE)
-# Columns, and numbers of a sum, from which on it is faster. (Zen 4 and AVX2: with 80 B's step takes
-# 1 to 2% longer, with 320 G's 2.5%, D's and E's 4%. The 320 of others is what a form with more sums
-# took on a Zen 5. What it is product by product: benchmarks/strassen.py.)
+# Columns, and numbers of a sum, from which on it is faster. (Zen 4: with 80 B's step takes 1 to 2%
+# longer, with 320 G's 2.5%, D's and E's 4%; with AVX2, there, 3%. The 320 of others is what a form
+# with more sums took on a Zen 5. What it is product by product: benchmarks/strassen.py.)
 LEAST = 128 if HALVES_REGISTERS or VECTORS is AVX2 else 320
 # Of the sum at a time, and numbers of a's quadrant: 252 KiB of b's sums, 840 of a's. (Twice as deep
 # F and H take as long, E 1% longer, and errors are up to twice as large: Zen 4.)
@@ -132,7 +132,7 @@ def _panel(c, c_stride, c_right, c_down, start, start_stride, start_right, start
     every, partial = k // max(soon_rows, ROWS) + 1, _partial_and_zeros()
     step = 4 * ROWS * start_stride
     if start == 0:
-        start = partial + 4 * ROWS * WIDE
+        start = partial + 4 * ROWS * WIDE  # a row of zeros
         fill_row(start, WIDE, np.float32(0))
         start_stride, start_right, start_down, step = 0, 0, 0, 0
     for r in range(0, rows, ROWS):
