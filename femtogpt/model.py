@@ -107,8 +107,8 @@ def block_forward(a, p, l, k, rate, sequence_keys):
     if rate > 0:
         draw_keys(a.keys, sequence_keys, 2 * l + 1)
         for b in range(a.keys.size):
-            branch = a.branch[b * rows : (b + 1) * rows].reshape(-1)
-            dropout_forward(branch, rate, a.keys[b], 0)
+            branch = a.branch[b * rows : (b + 1) * rows]
+            dropout_forward(branch, branch, rate, a.keys[b], 0, branch.shape[1], 1)
     add(a.x[2 * l + 1], kept(a.norm, 2 * l) if k.normalised_residual else a.x[2 * l], a.branch)
 
     # x += mlp(norm(x))
@@ -152,11 +152,10 @@ def block_backward(g, a, p, l, k, rate, sequence_keys, fresh):
     dbranch = a.dx
     if rate > 0:
         dbranch = a.branch
-        copy(dbranch, a.dx)
         draw_keys(a.keys, sequence_keys, 2 * l + 1)
         for b in range(a.keys.size):
-            dropped = dbranch[b * rows : (b + 1) * rows].reshape(-1)
-            dropout_backward(dropped, rate, a.keys[b], 0)
+            part = slice(b * rows, (b + 1) * rows)
+            dropout_backward(dbranch[part], a.dx[part], rate, a.keys[b], 0, a.dx.shape[1], 1)
     linear_backward(a.dnorm, g.projection_weight[l], g.projection_bias[l],
                     dbranch, a.attention[l], p.projection_weight[l], fresh, k.bfloat16)
     draw_keys(a.keys, sequence_keys, 2 * l)

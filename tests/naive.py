@@ -143,12 +143,11 @@ def hash32(x, key):
     return h ^ (h >> 16)
 
 
-def dropout_mask(count, rate, key, first=0):
+def dropout_mask(count, rate, key):
     """0 for an element that is dropped, else 1 / (1 - rate)."""
     threshold = int(rate * 2**32)
-    return np.array([
-        0.0 if hash32(first + i, key) < threshold else 1 / (1 - rate) for i in range(count)
-    ])
+    return np.array(
+        [0.0 if hash32(i, key) < threshold else 1 / (1 - rate) for i in range(count)])
 
 
 def attention_masks(T, num_heads, rate, keys):

@@ -49,11 +49,6 @@ def nans(shape, like):
     return np.full(shape, np.nan, like.dtype)
 
 
-def flat(array):
-    """A vector that shares the array's memory."""
-    return array.reshape(-1)
-
-
 # --- the cases --------------------------------------------------------------------------
 
 
@@ -99,22 +94,23 @@ def gelu(N, F):
     return Case({"x": 3 * normal(N, F)}, forward, backward, lambda i: naive.gelu(**i), ("x",))
 
 
-def dropout(F, rate, first=0):
-    key = KEYS[0]
+def dropout(N, F, rate, first=0, down=None, across=1):
+    numbers = first, F if down is None else down, across
 
     def forward(i):
-        out = i["x"].copy()
-        dropout_forward(out, rate, key, first)
+        out = np.empty_like(i["x"])
+        dropout_forward(out, i["x"], rate, KEYS[0], *numbers)
         return out, None
 
     def backward(g, dout, i, _):
-        g["x"][...] = dout
-        dropout_backward(g["x"], rate, key, first)
+        dropout_backward(g["x"], dout, rate, KEYS[0], *numbers)
 
     def reference(i):
-        return i["x"] * naive.dropout_mask(F, rate, int(key), first)
+        rows, columns = np.indices((N, F))
+        numbered = first + rows * numbers[1] + columns * across
+        return i["x"] * naive.dropout_mask(numbered.max() + 1, rate, int(KEYS[0]))[numbered]
 
-    return Case({"x": normal(F)}, forward, backward, reference, ("x",))
+    return Case({"x": normal(N, F)}, forward, backward, reference, ("x",))
 
 
 def embedding(N, V, C, T):
@@ -226,7 +222,7 @@ SHAPES = {
     norm: [(3, 20), (1, 1), (5, 65)],
     linear: [(3, 5, 7), (1, 1, 1), (17, 33, 65), (3, 5, 7, False), (1, 40, 1, False)],
     gelu: [(3, 20), (1, 1), (5, 65)],
-    dropout: [(40, 0.2), (1, 0.0), (65, 0.5, 1000), (33, 0.0)],
+    dropout: [(5, 8, 0.2), (1, 1, 0.0), (5, 13, 0.5, 1000), (3, 11, 0.0), (4, 7, 0.3, 9, 1, 6)],
     embedding: [(6, 5, 8, 3), (1, 1, 1, 1), (9, 65, 20, 0), (34, 7, 3, 17)],
     repeat: [(9, 4, 3), (1, 1, 1), (40, 500, 17)],
     rotary: [(6, 3, 2, 4), (1, 1, 1, 2), (14, 7, 3, 10)],
@@ -383,12 +379,11 @@ def gelu_without_a_term(g, dout, i, _):
 
 
 def dropout_without_the_scale(g, dout, i, _):
-    g["x"][...] = dout * (naive.dropout_mask(40, 0.2, int(KEYS[0])) > 0)
+    g["x"][...] = dout * (naive.dropout_mask(40, 0.2, int(KEYS[0])).reshape(5, 8) > 0)
 
 
 def dropout_with_another_mask(g, dout, i, _):
-    g["x"][...] = dout
-    dropout_backward(g["x"], 0.2, KEYS[0], 1)
+    dropout_backward(g["x"], dout, 0.2, KEYS[0], 1, 8, 1)
 
 
 def embedding_of_repeated_tokens_once(g, dout, i, _):
@@ -514,7 +509,7 @@ def test_norm_gelu_and_dropout_keep_nan(dtype):
     gelu_forward(out, slope)
     for array in (out, slope):
         assert np.isnan(array[1, 3]) and np.isnan(array).sum() == 1
-    dropout_forward(flat(x), 0.5, KEYS[0], 0)
+    dropout_forward(x, x, 0.5, KEYS[0], 0, 20, 1)
     assert np.isnan(x[1, 3]) and np.isnan(x).sum() == 1
 
 
@@ -530,27 +525,29 @@ def test_gelu_is_zero_or_x_far_from_zero(dtype):
 def test_dropout_keeps_the_stated_share_and_the_mean():
     count = 100_000 if COMPILED else 5_000
     for rate in (0.0, 0.1, 0.5, 0.9):
-        out = np.ones(count, np.float32)
-        dropout_forward(out, rate, KEYS[0], 0)
+        out = np.ones((count // 50, 50), np.float32)
+        dropout_forward(out, out, rate, KEYS[0], 0, 50, 1)
         spread = np.sqrt(rate * (1 - rate) / count)
         assert abs(np.mean(out == 0) - rate) <= 5 * spread
         np.testing.assert_allclose(out[out != 0], 1 / (1 - rate), rtol=1e-6)
 
 
 def test_dropout_numbers_elements_from_first():
-    whole, part = np.ones(50), np.ones(20)
-    dropout_forward(whole, 0.5, KEYS[0], 100)
-    dropout_forward(part, 0.5, KEYS[0], 130)
-    np.testing.assert_array_equal(part, whole[30:])
+    whole, part, turned = np.ones((5, 10)), np.ones((2, 10)), np.ones((10, 5))
+    dropout_forward(whole, whole, 0.5, KEYS[0], 100, 10, 1)
+    dropout_forward(part, part, 0.5, KEYS[0], 130, 10, 1)
+    dropout_forward(turned, turned, 0.5, KEYS[0], 100, 1, 10)
+    np.testing.assert_array_equal(part, whole[3:])
+    np.testing.assert_array_equal(turned, whole.T)
 
 
 def test_dropout_drops_exactly_the_hashes_below_the_rate():
     for i in range(20):
         hashed = naive.hash32(i, int(KEYS[0]))
         for threshold, kept in ((hashed, True), (hashed + 1, False)):
-            x = np.ones(1)
-            dropout_forward(x, threshold / 2**32, KEYS[0], i)
-            assert (x[0] > 0) == kept
+            x = np.ones((1, 1))
+            dropout_forward(x, x, threshold / 2**32, KEYS[0], i, 1, 1)
+            assert (x[0, 0] > 0) == kept
 
 
 def test_embedding_sinusoids_are_the_formula():

@@ -17,12 +17,12 @@ import math
 
 import numpy as np
 
+from .dropout import dropout_backward, dropout_forward
 from .long_attention import long_attention_backward, long_attention_forward
 from .matmul import narrow_matmul, narrow_matmul_first, transpose
 from .numeric import inlined, kernel
 from .panels import (
     dot_down,
-    drop_panel,
     exp2_down,
     hide,
     largest_down,
@@ -84,7 +84,7 @@ def panels_forward(out, p, qkv, num_heads, rate, keys):
                 invert_row(total, total, W)
                 weights = panel
                 if rate > 0:
-                    drop_panel(dropped[:end], panel, rate, keys[b], (h * T + i) * T, 1, T)
+                    dropout_forward(dropped[:end], panel, rate, keys[b], (h * T + i) * T, 1, T)
                     weights = dropped[:end]
                 narrow_matmul(turned, v[:end].T, weights)
                 scale_down(turned, turned, total, hs, W)
@@ -121,8 +121,8 @@ def panels_backward(dqkv, dout, p, qkv, num_heads, rate, keys):
                 weights = panel
                 if rate > 0:
                     first = (h * T + i) * T
-                    drop_panel(dropped[:end], panel, rate, keys[b], first, 1, T)
-                    drop_panel(dp[:end], dp[:end], rate, keys[b], first, 1, T)
+                    dropout_forward(dropped[:end], panel, rate, keys[b], first, 1, T)
+                    dropout_backward(dp[:end], dp[:end], rate, keys[b], first, 1, T)
                     weights = dropped[:end]
                 narrow_matmul_first(dv[:end], weights[:, :width], do[i:end], last)
                 dot_down(total, panel, dp, end, W)

@@ -11,25 +11,21 @@ import numpy as np
 from .numeric import hash32, inlined, kernel
 
 
-@inlined
-def dropout_threshold(rate):
-    """An element whose hash is below this is dropped."""
-    return np.uint64(rate * 4294967296.0)
-
-
 @kernel
-def dropout_forward(x, rate, key, first):
-    """In place: x becomes out. Element i of x is number first + i."""
-    # x: (F,)   key: uint64 below 2^32
+def dropout_forward(out, x, rate, key, first, down, across):
+    """Overwrites out, which may be x. The element in the first row and column is number `first`,
+    those below count `down` more each, those beside `across`."""
+    # out, x: (N, F)   key: uint64 below 2^32
     scalar = x.dtype.type
-    threshold, scale = dropout_threshold(rate), scalar(1 / (1 - rate))
-    for i in range(x.size):
-        kept = hash32(np.uint64(first + i), key) >= threshold
-        x[i] *= scale if kept else scalar(0)
+    threshold, scale = np.uint64(rate * 4294967296.0), scalar(1 / (1 - rate))
+    for r in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            kept = hash32(np.uint64(first + r * down + c * across), key) >= threshold
+            out[r, c] = x[r, c] * (scale if kept else scalar(0))
 
 
 @inlined
-def dropout_backward(dx, rate, key, first):
-    """In place: dx comes as dout. The mask again, as forward drew it."""
-    # dx: (F,)
-    dropout_forward(dx, rate, key, first)
+def dropout_backward(dx, dout, rate, key, first, down, across):
+    """Overwrites dx, which may be dout. The mask again, as forward drew it."""
+    # dx, dout: (N, F)
+    dropout_forward(dx, dout, rate, key, first, down, across)

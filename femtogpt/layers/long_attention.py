@@ -19,11 +19,11 @@ import math
 
 import numpy as np
 
+from .dropout import dropout_backward, dropout_forward
 from .formulas import exp2, maximum
 from .matmul import narrow_matmul, narrow_matmul_add, narrow_matmul_first, transpose
 from .numeric import inlined
 from .panels import (
-    drop_panel,
     exp2_along,
     exp2_down,
     hide,
@@ -83,7 +83,7 @@ def long_attention_forward(out, levels, qkv, num_heads, rate, keys):
                     exp2_down(new, s, s, most, count, W)
                     add_row(total, total, new, W)
                     if rate > 0:
-                        drop_panel(s, s, rate, keys[b], (h * T + i) * T + first, 1, T)
+                        dropout_forward(s, s, rate, keys[b], (h * T + i) * T + first, 1, T)
                     narrow_matmul_add(turned_o, v[first:last].T, s)
                 invert_row(new, total, W)
                 scale_down(turned_o, turned_o, new, hs, W)
@@ -134,8 +134,8 @@ def long_attention_backward(dqkv, dout, out, levels, qkv, num_heads, rate, keys)
                     weights = p
                     if rate > 0:
                         number = (h * T + first) * T + j
-                        drop_panel(dropped[:count], p, rate, keys[b], number, T, 1)
-                        drop_panel(dp, dp, rate, keys[b], number, T, 1)
+                        dropout_forward(dropped[:count], p, rate, keys[b], number, T, 1)
+                        dropout_backward(dp, dp, rate, keys[b], number, T, 1)
                         weights = dropped[:count]
                     narrow_matmul_first(turned_dv, do[first:last].T, weights, alone)
                     softmax_gradient_along(dp, p, dp, dots[first:], count, W, scale)

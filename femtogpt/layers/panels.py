@@ -6,9 +6,8 @@ vectors of them at each step.
 
 import numpy as np
 
-from .dropout import dropout_threshold
 from .formulas import exp2, where_positive
-from .numeric import hash32, inlined, kernel
+from .numeric import inlined
 from .rows import column_function
 
 
@@ -77,15 +76,3 @@ def last_seen(width, like):
         for i in range(j, width):
             seen[j, i] = 1
     return seen
-
-
-@kernel
-def drop_panel(out, x, rate, key, first, down, across):
-    """out = dropout of x, as dropout.py's; out may be x. Both (n, W): the element in the first row
-    and column is number `first`, those below count `down` more each, those beside `across`."""
-    scalar = x.dtype.type
-    threshold, scale = dropout_threshold(rate), scalar(1 / (1 - rate))
-    for r in range(x.shape[0]):
-        for c in range(x.shape[1]):
-            kept = hash32(np.uint64(first + r * down + c * across), key) >= threshold
-            out[r, c] = x[r, c] * scale if kept else scalar(0)
