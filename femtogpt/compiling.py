@@ -26,8 +26,8 @@ from .tensors import views
 from .update import Update, update
 
 # Not -m, which would look for modules in the folder it is called from.
-OTHER = f"import sys; *sys.path[:], part, name = sys.argv[1:]; from {__name__} import main; " \
-        "main(part, name)"
+OTHER = f"import sys; *sys.path[:], part, name, optimizer = sys.argv[1:]; " \
+        f"from {__name__} import main; main(part, name, optimizer)"
 # Kernels are compiled for types, not for sizes: each is called once, on a model of a few numbers.
 CONFIG = GPTConfig(vocab_size=16, num_tokens=16, embedding_degree=32, num_layers=2, num_heads=2)
 KEYS = np.zeros(2, np.uint64)  # of two sequences
@@ -41,21 +41,21 @@ def compile_training(name="float32", optimizer=OPTIMIZERS[0]):
             or precision.is_compiled("femtogpt_*/model.model_backward-*", name)
             or not sys.executable):
         return False
-    with process("backward", name) as second:
-        compile_forward(name, optimizer)
+    with process("backward", name, optimizer) as second:
+        compile_forward(name)
         if second is not None:
             second.wait()
     return True
 
 
 @contextlib.contextmanager
-def process(part, name="float32"):
+def process(part, name="float32", optimizer=OPTIMIZERS[0]):
     """One that compiles a part of what main knows, as long as the block lasts at most; None if it
     cannot be begun."""
     try:
-        begun = subprocess.Popen([sys.executable, "-I", "-c", OTHER, *sys.path, part, name],
-                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                 stderr=subprocess.DEVNULL)
+        begun = subprocess.Popen(
+            [sys.executable, "-I", "-c", OTHER, *sys.path, part, name, optimizer],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except OSError:
         yield None
         return
@@ -66,12 +66,12 @@ def process(part, name="float32"):
         begun.wait()
 
 
-def main(part, name):
+def main(part, name, optimizer):
     """What another process does: "backward" or "text"."""
     gc.disable()  # as while numba compiles (numeric.py): here nothing else is done
     if part == "backward":
         numeric.compile_standalone(last_first=True)  # the first begins at the other end
-        compile_backward(name)
+        compile_backward(name, optimizer)
     else:
         if hasattr(os, "nice"):
             os.nice(5)  # training goes first, but this is waited for in the end
@@ -80,20 +80,20 @@ def main(part, name):
         list(generate(CONFIG, initial_parameters(CONFIG, 1), [1], 1, 1, 0.5))
 
 
-def compile_forward(name, optimizer):
-    """Also the loss, and Muon."""
+def compile_forward(name):
+    """Also the loss; the gradients' sum, AdamW."""
     parameters, a, tokens, k = _small(name)
     summed_loss(a, views(parameters, CONFIG), tokens, tokens, k, KEYS)
-    if optimizer == "muon":
-        Update(CONFIG, parameters, fresh_state(CONFIG, optimizer))
+    update(map, CONFIG, parameters, parameters, np.zeros(1), fresh_state(CONFIG, "adamw"), 0.0)
 
 
-def compile_backward(name):
-    """From the last norm to the embedding; the gradients' sum, AdamW."""
+def compile_backward(name, optimizer):
+    """From the last norm to the embedding; Muon."""
     parameters, a, _, k = _small(name)
     p = views(parameters, CONFIG)
     code_of_backward(p, a, p, k)
-    update(map, CONFIG, parameters, parameters, np.zeros(1), fresh_state(CONFIG, "adamw"), 0.0)
+    if optimizer == "muon":
+        Update(CONFIG, parameters, fresh_state(CONFIG, optimizer))
 
 
 def _small(name):

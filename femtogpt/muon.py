@@ -68,8 +68,8 @@ def polynomial_row(x, y, b, c):
 
 @kernel
 def orthogonalise(out, x, space):
-    """out = x with all its singular values moved to about 1; x is spoilt. (R, K), R <= K.
-    space: flat, of 4 R^2 numbers at least.
+    """out = x with all its singular values moved to about 1; x is spoilt. Both (R, K), R <= K, and
+    contiguous. space: flat, of 4 R^2 numbers at least.
 
     Steps of a Newton-Schulz iteration, X <- P X with P = a + b A + c A^2 and A = X X^T, each
     with constants of its own (Amsel, Persson, Musco, Gower, "The Polar Express", 2025).
@@ -88,7 +88,9 @@ def orthogonalise(out, x, space):
         scale_row(x[i], x[i], K, inverse)
     squares = space[: 4 * R * R].reshape(4, R, R)
     A, P, Q, S = squares[0], squares[1], squares[2], squares[3]
-    symmetric_matmul(A, x, x.T)
+    turned = out.reshape(K, R)
+    transpose(turned, x)
+    symmetric_matmul(A, x, turned)
     for step in range(STEPS):
         a, b, c = NEWTON_SCHULZ[step]
         symmetric_matmul(P, A, A)
