@@ -78,6 +78,7 @@ def main(part, name, optimizer):
         from .sampler import generate
 
         list(generate(CONFIG, initial_parameters(CONFIG, 1), [1], 1, 1, 0.5))
+    gc.freeze()  # at its end Python would look through a million objects, a second long
 
 
 def compile_forward(name):

@@ -4,6 +4,8 @@ A command's module is imported when it is asked for, and imports numba and the r
 the library inside its body: --help must answer at once.
 """
 
+import atexit
+import gc
 import importlib
 import os
 import sys
@@ -62,6 +64,9 @@ SECTIONS = {
 }
 COMMANDS = {name: module for section in SECTIONS.values() for name, module in section.items()}
 HIDDEN = {"infer"}  # femtoGPT's name for generate
+
+# As it ends, Python would look for garbage once more: in half a second, where it has compiled.
+atexit.register(gc.freeze)
 
 
 def say_error(message):
