@@ -19,7 +19,7 @@ from .layers.blocks import COMPILED
 from .layers.denormals import no_denormals
 from .layers.gelu import gelu_forward
 from .layers.norm import norm_forward
-from .layers.numeric import inlined, kernel
+from .layers.numeric import entry, inlined, kernel
 from .layers.rotary import rotary_forward
 from .layers.row_product import assist, row_product, rows_product
 from .layers.rows import add_row, copy_row, exp_row, largest, scale_row
@@ -131,7 +131,7 @@ def read(logits, tokens, sequences, past, lengths, keys, values, tensors, positi
     rows_product(logits, last, p.head_weight, p.head_bias, desk)
 
 
-@kernel
+@entry
 def decode(ids, weights, uniforms, sharpness, logits, tokens, sequences, past, lengths, keys,
            values, tensors, positions, frequencies, num_heads, normalised_residual, desk):
     """Reads tokens, if there are any; then, as often as ids has rows, draws the next token of

@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .numeric import kernel
+from .numeric import entry
 
 # Of the MXCSR register: results that are denormal become zero; operands that are, count as zero.
 FLUSH = 0x8000 | 0x0040
@@ -57,13 +57,13 @@ def store_control(typingctx, value):
     return types.none(types.uint32), codegen
 
 
-@kernel
+@entry
 def control():
     """load_control, for Python."""
     return load_control()
 
 
-@kernel
+@entry
 def set_control(value):
     """store_control, for Python."""
     store_control(value)

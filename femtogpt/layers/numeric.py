@@ -21,7 +21,7 @@ from numba import types
 from numba.core import cgutils, event
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
-from numba.core.registry import cpu_target
+from numba.core.registry import CPUDispatcher, cpu_target
 
 from .. import __version__
 from .vectors import VECTORS, positional_intrinsic
@@ -116,31 +116,49 @@ def _numba_cache_in(folder):
         numba.config.CACHE_DIR = before
 
 
-def kernel(function):
+def entry(function):
     """Compiles a function on its first call (then from the cache); releases the GIL."""
     return _compiled(function, _nrt=True)
 
 
+def kernel(function):
+    """An entry for other kernels. Should Python call it, it is compiled once more."""
+    return _compiled(function, _Kernel, _nrt=True, no_cpython_wrapper=True)
+
+
 def allocation_free(function):
-    """A kernel that makes no arrays. So numba need not count who holds those it is given, which
+    """An entry that makes no arrays. So numba need not count who holds those it is given, which
     takes some 15 ns for each of them: much, for what is called once a token."""
     return _compiled(function, _nrt=False)
 
 
 def addressed(function):
-    """One that is only called by_address: Python's own way to call it, which unpacks each array of
-    a model, would take 0.3 s to compile."""
-    return _compiled(function, _nrt=False, no_cpython_wrapper=True)
+    """A kernel that makes no arrays either, and is only called by_address."""
+    return _compiled(function, _Kernel, _nrt=False, no_cpython_wrapper=True)
 
 
-def _compiled(function, **options):
+def _compiled(function, dispatcher=CPUDispatcher, folder=".", **options):
     # Without _nrt, whether arrays are counted, it is as for the kernel that has this one compiled.
     options |= {**OPTIONS, "nogil": True, "no_cfunc_wrapper": True}  # nothing in C calls them
-    compiled = numba.njit(**options)(function)
-    if CACHE_FOLDER is not None and not numba.config.DISABLE_JIT:
-        with _numba_cache_in(CACHE_FOLDER):
+    if numba.config.DISABLE_JIT:
+        return function
+    compiled = dispatcher(function, targetoptions={"nopython": True, **options})
+    if CACHE_FOLDER is not None:
+        with _numba_cache_in(CACHE_FOLDER / folder):
             compiled._cache = _Cache(function)
     return compiled
+
+
+class _Kernel(CPUDispatcher):
+    """Without Python's own way to call it, which unpacks each array: of all kernels of a step that
+    took 0.7 of 10 s to compile (Zen 4)."""
+
+    def __call__(self, *arguments, **named):
+        return self._from_python(*arguments, **named)
+
+    @functools.cached_property
+    def _from_python(self):
+        return _compiled(self.py_func, folder="from_python", _nrt=self.targetoptions["_nrt"])
 
 
 class _Cache(FunctionCache):

@@ -18,7 +18,7 @@ from numba.extending import overload
 from . import team
 from .blocks import COMPILED, tiled
 from .formulas import fma
-from .numeric import OPTIONS, inlined, kernel, standalone
+from .numeric import OPTIONS, entry, inlined, kernel, standalone
 from .rows import copy_row, row_function
 from .tiles import make_tile
 from .vectors import LANES, VECTORS, address_of, fetch, float_at
@@ -187,7 +187,7 @@ if COMPILED:
     _lead_call = standalone(_lead)
 
 
-@kernel
+@entry
 def assist(desk):
     """Takes part in each rows_product of the desk's leader, until it is closed."""
     spins = 0

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from .numeric import kernel
+from .numeric import entry
 from .rows import exp_row, largest, row_function
 
 
@@ -15,7 +15,7 @@ def finite_row(x):
     return x - x
 
 
-@kernel
+@entry
 def weigh(weights, logits, sharpness):
     """weights = e^(sharpness (logits - the largest)); if sharpness is infinite, 1 where they
     are largest, else 0. Returns whether every logit is finite."""
@@ -33,7 +33,7 @@ def weigh(weights, logits, sharpness):
     return finite
 
 
-@kernel
+@entry
 def pick(ids, weights, uniforms):
     """ids = one index of each row, as likely as its weight is large. uniforms: in [0, 1)."""
     # ids, uniforms: (S,)   weights: (S, V)

@@ -7,7 +7,7 @@ from itertools import chain
 
 import numpy as np
 
-from femtogpt.layers.numeric import kernel
+from femtogpt.layers.numeric import entry
 from femtogpt.tokenizer.chunks import Chunks, grown
 from femtogpt.tokenizer.cutting import chunk_ends
 from femtogpt.tokenizer.formats import BPEData
@@ -27,7 +27,7 @@ MATCHED_BYTES = 1 << 17  # of distinct chunks to match, from which on a matcher 
 KEPT_BYTES = 1 << 25  # of chunks whose tokens are kept for the next text; a whole text is not
 
 
-@kernel
+@entry
 def merge_chunks(store, starts, first, count, m, matcher, ids, ends):
     """Tokens of the chunks from `first` to count: chunk c's are ids[ends[c]:ends[c + 1]]."""
     longest = SHORT

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from femtogpt.layers.numeric import allocation_free, kernel
+from femtogpt.layers.numeric import allocation_free, entry
 from femtogpt.tokenizer.hashing import pair_key, slot_of
 from femtogpt.tokenizer.tokens import END, before, join
 
@@ -147,7 +147,7 @@ def note_pairs(token, lengths, keys, count, number, heap, places):
     return size, used
 
 
-@kernel
+@entry
 def learn(token, longest, weights, stride, lengths, heap, places, state, merges, first, want,
           patience):
     """Merges until `want` are made or no pair occurs twice (DONE), or says what it waits for.
@@ -235,7 +235,7 @@ def learn(token, longest, weights, stride, lengths, heap, places, state, merges,
     return why
 
 
-@kernel
+@entry
 def close_gaps(token, lengths, heap, order, places):
     """Drops the places where a pair stands no more, and moves the others up: how many.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from femtogpt.layers.numeric import kernel
+from femtogpt.layers.numeric import entry, kernel
 
 # A trie of pieces as a table with a row for each node, which is a double array (Aoe 1989):
 # the child of row s by a byte is row t = trie[s, FIRST] + byte if trie[t, OWNER] is s, else
@@ -36,7 +36,7 @@ def step(trie, node, byte):
     return child
 
 
-@kernel
+@entry
 def build_trie(store, starts, order):
     """(trie, nodes): (rows, COLUMNS) int32, and (V,) the row of each piece.
 
@@ -93,7 +93,7 @@ def build_trie(store, starts, order):
     return trie, nodes
 
 
-@kernel
+@entry
 def fewest(data, trie, cost, last):
     """Fills in, for each place j of data, (n,) uint8, from 0 to n, with (n + 1,) int32 each:
 
@@ -113,7 +113,7 @@ def fewest(data, trie, cost, last):
     return node
 
 
-@kernel
+@entry
 def trace(at, last, lengths, ids):
     """Writes the pieces of data[:at], cost[at] of them, to ids."""
     for k in range(len(ids) - 1, -1, -1):
@@ -121,7 +121,7 @@ def trace(at, last, lengths, ids):
         at -= lengths[ids[k]]
 
 
-@kernel
+@entry
 def sure(data, trie, node, last, lengths):
     """The last place that the path to a longer text's end goes through whatever follows.
 
@@ -154,7 +154,7 @@ def sure(data, trie, node, last, lengths):
     return j
 
 
-@kernel
+@entry
 def costs_without(store, starts, trie, nodes, cost, last, out):
     """out[p]: the fewest other pieces that spell piece p; 0 for pieces not in the trie."""
     for p in range(len(nodes)):
