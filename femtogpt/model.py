@@ -10,13 +10,13 @@ import numpy as np
 from .layers.attention import attention_backward, attention_forward
 from .layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .layers.distinct import number_tokens, repeat_backward, repeat_forward
-from .layers.dropout import dropout_backward, dropout_forward
+from .layers.dropout import dropout_backward, dropout_forward, hash32
 from .layers.embedding import embedding_backward, embedding_forward
 from .layers.gelu import gelu_backward, gelu_forward
 from .layers.linear import linear_backward, linear_forward, parameters_backward
 from .layers.matmul import matmul
 from .layers.norm import norm_backward, norm_forward
-from .layers.numeric import addressed, hash32, inlined
+from .layers.numeric import addressed, inlined
 from .layers.residual import add, clear, copy, move
 from .layers.rotary import rotary_backward, rotary_forward
 from .layers.turns import end_stage, wait_for

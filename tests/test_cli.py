@@ -103,6 +103,14 @@ def test_help_imports_neither_numba_nor_numpy():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_command_does_not_look_for_garbage_as_it_ends():
+    script = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0)); " \
+             "import femtogpt.cli"
+    done = subprocess.run([sys.executable, "-c", script], env=environment(), text=True,
+                          capture_output=True)
+    assert done.stdout == "True\n", done.stderr
+
+
 # ---- init
 
 

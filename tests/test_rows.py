@@ -5,8 +5,9 @@ import numba
 import numpy as np
 import pytest
 
+from femtogpt.layers.dropout import hash32
 from femtogpt.layers.formulas import exp, exp2, fma
-from femtogpt.layers.numeric import hash32, kernel
+from femtogpt.layers.numeric import kernel
 from femtogpt.layers.panels import dot_down, exp2_along, exp2_down, largest_down
 from femtogpt.layers.rows import (
     add_row,

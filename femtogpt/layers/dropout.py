@@ -8,7 +8,22 @@ again in the backward. So it does not depend on who computes it, or when.
 
 import numpy as np
 
-from .numeric import hash32, inlined, kernel
+from .numeric import inlined, kernel
+
+_32_BITS = np.uint64(0xFFFFFFFF)
+
+
+@kernel
+def hash32(x, key):
+    """A well mixed 32-bit number of x and key (32-bit numbers in uint64).
+
+    A counter-based generator: no state, so any element can be drawn again, in
+    any order, by any thread. Mixing steps of MurmurHash3's finalizer (Appleby).
+    """
+    h = (x * np.uint64(0x9E3779B1) + key) & _32_BITS
+    h = ((h ^ (h >> np.uint64(16))) * np.uint64(0x85EBCA6B)) & _32_BITS
+    h = ((h ^ (h >> np.uint64(13))) * np.uint64(0xC2B2AE35)) & _32_BITS
+    return h ^ (h >> np.uint64(16))
 
 
 @kernel

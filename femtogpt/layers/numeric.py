@@ -1,4 +1,4 @@
-"""What every layer is written with: the kernel decorators and a hash.
+"""What every layer is written with: the kernel decorators.
 
 Kernels are plain Python that numba compiles as it stands. With
 NUMBA_DISABLE_JIT=1 they still run, slowly, and give the same numbers.
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 import numba
-import numpy as np
 import platformdirs
 from llvmlite import ir
 from numba import types
@@ -286,19 +285,3 @@ def compile_standalone(last_first=False):
     """Makes ready all that standalone made."""
     while _to_compile:
         make_ready(next(reversed(_to_compile) if last_first else iter(_to_compile)))
-
-
-_32_BITS = np.uint64(0xFFFFFFFF)
-
-
-@kernel
-def hash32(x, key):
-    """A well mixed 32-bit number of x and key (32-bit numbers in uint64).
-
-    A counter-based generator: no state, so any element can be drawn again, in
-    any order, by any thread. Mixing steps of MurmurHash3's finalizer (Appleby).
-    """
-    h = (x * np.uint64(0x9E3779B1) + key) & _32_BITS
-    h = ((h ^ (h >> np.uint64(16))) * np.uint64(0x85EBCA6B)) & _32_BITS
-    h = ((h ^ (h >> np.uint64(13))) * np.uint64(0xC2B2AE35)) & _32_BITS
-    return h ^ (h >> np.uint64(16))
