@@ -80,8 +80,7 @@ def fresh(typingctx, number):
     used, not for all uses of a loop before the first."""
 
     def codegen(context, builder, signature, arguments):
-        kind = ir.FunctionType(I64, [I64])
-        return builder.asm(kind, "", "=r,0", arguments, side_effect=True)
+        return emit_fresh(builder, arguments[0])
 
     return types.int64(types.int64), codegen
 
@@ -122,6 +121,11 @@ def positional_intrinsic(typing, name, count):
     typing.__signature__ = inspect.Signature(
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in names])
     return intrinsic(typing)
+
+
+def emit_fresh(builder, number):
+    """The I64 itself, of which LLVM is not to know."""
+    return builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [number], side_effect=True)
 
 
 def emit_fetch(builder, address, write):
