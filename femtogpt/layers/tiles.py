@@ -79,9 +79,7 @@ def emit_sum(builder, begin, a, a_row, a_k, b, b_k, size, mask, fetching=None, m
         a_value = splat(builder, builder.load(address, align=4), VECTOR)
         for j in range(columns):
             new[r, j] = multiply_add(builder, a_value, b_row[j], sums[r, j])
-    next_k = builder.add(k, I64(1))
-    if fetching:
-        next_k = emit_fresh(builder, next_k)
+    next_k = emit_fresh(builder, builder.add(k, I64(1)))
     following = [next_k, builder.add(a_offset, builder.shl(a_k, I64(2))),
                  builder.add(b_at, builder.shl(b_k, I64(2))), *new.values()]
     for phi, initial, next_one in zip((k, a_offset, b_at, *sums.values()), begun, following,
