@@ -499,6 +499,13 @@ def test_cross_entropy_of_an_infinite_logit_is_nan(dtype):
         assert np.isnan(cross_entropy_forward(np.empty_like(logits), logits, np.array([9])))
 
 
+def test_linear_backward_overwrites_a_weight_s_gradient_the_first_time():
+    x, weight, dout = normal(5, 3), normal(3, 4), normal(5, 4)
+    dx, dweight = np.empty_like(x), nans(weight.shape, weight)
+    linear_backward(dx, dweight, None, dout, x, weight, first=True)
+    np.testing.assert_allclose(dweight, x.T @ dout, rtol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_norm_gelu_and_dropout_keep_nan(dtype):
     x, one = np.ones((2, 20), dtype), np.ones(20, dtype)
