@@ -88,7 +88,7 @@ def orthogonalise(out, x, space):
         scale_row(x[i], x[i], K, inverse)
     squares = space[: 4 * R * R].reshape(4, R, R)
     A, P, Q, S = squares[0], squares[1], squares[2], squares[3]
-    turned = out.reshape(K, R)
+    turned = out.reshape(K, R)  # out is free until the end
     transpose(turned, x)
     symmetric_matmul(A, x, turned)
     for step in range(STEPS):

@@ -137,10 +137,10 @@ def addressed(function):
 
 
 def _compiled(function, dispatcher=CPUDispatcher, folder=".", **options):
-    # Without _nrt, whether arrays are counted, it is as for the kernel that has this one compiled.
-    options |= {**OPTIONS, "nogil": True, "no_cfunc_wrapper": True}  # nothing in C calls them
     if numba.config.DISABLE_JIT:
         return function
+    # Without _nrt, whether arrays are counted, it is as for the kernel that has this one compiled.
+    options |= {**OPTIONS, "nogil": True, "no_cfunc_wrapper": True}  # nothing in C calls them
     compiled = dispatcher(function, targetoptions={"nopython": True, **options})
     if CACHE_FOLDER is not None:
         with _numba_cache_in(CACHE_FOLDER / folder):
