@@ -103,6 +103,24 @@ def test_help_imports_neither_numba_nor_numpy():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["train", "--steps=1"], ["train", "--optimizer=adamw"],
+                                       ["generate", "--count=3"], ["eval"], ["tokenize"]], ids=str)
+def test_what_is_compiled_is_loaded_without_what_compiles(folder, arguments):
+    """What numba imports of itself when it is to compile is none of a second run's modules."""
+    invoke("train-bpe", "--vocab-size=260")
+    init()
+    script = f"""if True:
+        import atexit, sys
+        from femtogpt.cli import main
+        atexit.register(lambda: print("numba.cpython.charseq" in sys.modules))
+        main({arguments})
+    """
+    runs = [subprocess.run([sys.executable, "-c", script], env=environment(), text=True,
+                           capture_output=True) for _ in range(2)]
+    assert [run.returncode for run in runs] == [0, 0], runs[1].stderr
+    assert runs[1].stdout.endswith("False\n"), runs[1].stdout
+
+
 def test_a_command_does_not_look_for_garbage_as_it_ends():
     script = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0)); " \
              "import femtogpt.cli"

@@ -49,11 +49,13 @@ def weights_shape(num_tokens, sequences, num_heads):
     return sequences, num_heads, rows_before(num_tokens) + num_tokens, W
 
 
-@inlined
 def rows_before(end):
     """Rows of a head's panels before the one that ends there: each has W more than its last."""
     number = (end - 1) // W
     return number * (number + 1) // 2 * W
+
+
+_rows_before = inlined(rows_before)  # Python calls the other, for which nothing is compiled
 
 
 @inlined
@@ -74,7 +76,7 @@ def panels_forward(out, p, qkv, num_heads, rate, keys):
             o = orows[:, h * hs : (h + 1) * hs]
             for i in range(0, T, W):
                 end = min(i + W, T)
-                panel = p[b, h, rows_before(end) :][:end]
+                panel = p[b, h, _rows_before(end) :][:end]
                 transpose(turned[:, : end - i], q[i:end])
                 scale_row(flat, flat, hs * W, bits)
                 narrow_matmul(panel, k[:end], turned)
@@ -115,7 +117,7 @@ def panels_backward(dqkv, dout, p, qkv, num_heads, rate, keys):
             for i in range((T - 1) // W * W, -1, -W):
                 end = min(i + W, T)
                 width, last = end - i, end == T
-                panel = p[b, h, rows_before(end) :][:end]
+                panel = p[b, h, _rows_before(end) :][:end]
                 transpose(turned[:, :width], do[i:end])
                 narrow_matmul(dp[:end], v[:end], turned)
                 weights = panel

@@ -18,9 +18,10 @@ import platformdirs
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, event
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.registry import CPUDispatcher, cpu_target
+from numba.core.runtime._nrt_python import c_helpers as ARRAY_HELPERS
 
 from .. import __version__
 from .vectors import VECTORS, positional_intrinsic
@@ -144,7 +145,7 @@ def _compiled(function, dispatcher=CPUDispatcher, folder=".", **options):
     compiled = dispatcher(function, targetoptions={"nopython": True, **options})
     if CACHE_FOLDER is not None:
         with _numba_cache_in(CACHE_FOLDER / folder):
-            compiled._cache = _Cache(function)
+            compiled._cache = _KernelCache(function)
     return compiled
 
 
@@ -160,9 +161,36 @@ class _Kernel(CPUDispatcher):
         return _compiled(self.py_func, folder="from_python", _nrt=self.targetoptions["_nrt"])
 
 
+class _Results(CompileResultCacheImpl):
+    """Of the environments of what is compiled, those that hold anything. Each of the others names
+    but a module, of numba mostly, which would be imported with it."""
+
+    def reduce(self, result):
+        *saved, environments = super().reduce(result)
+        return *saved, tuple(each for each in environments if each.consts)
+
+
 class _Cache(FunctionCache):
-    """What numba's cache=True gives a kernel, but a kernel that is loaded may call by their symbols
-    what is not there yet."""
+    """What numba's cache=True gives, which loads without readying numba to compile: it would import
+    half of itself, and scipy, and compile some functions that nothing calls."""
+
+    _impl_class = _Results
+
+    def load_overload(self, signature, target_context):
+        _tell_helpers()
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(signature, target_context)
+
+
+@functools.cache
+def _tell_helpers():
+    """Gives LLVM the names by which compiled kernels call what counts and allocates arrays."""
+    for name, address in ARRAY_HELPERS.items():
+        llvm.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
+
+
+class _KernelCache(_Cache):
+    """That of a kernel, which may call by their symbols what is not there yet."""
 
     def load_overload(self, signature, target_context):
         compile_standalone()
@@ -241,7 +269,7 @@ def standalone(function):
     compiled = CFunc(function, ((types.int64,) * count, types.void), {}, OPTIONS)
     if CACHE_FOLDER is not None:
         with _numba_cache_in(CACHE_FOLDER):
-            compiled.enable_caching()
+            compiled._cache = _Cache(function)
 
     def typing(typingctx, *arguments):
         make_ready(call)
