@@ -102,6 +102,15 @@ if COMPILED:
     _sum_a, _sum_b = standalone(_sum_a), standalone(_sum_b)
 
 
+@inlined
+def _fetch_quadrants(x, x_row, right, down, first, last, count):
+    """Has so many numbers of rows first to last of four quadrants brought near."""
+    for row in range(first, last):
+        for byte in range(0, 4 * count, 4 * LANES):
+            for quadrant in (0, right, down, right + down):
+                fetch(x + 4 * (row * x_row + quadrant) + byte)
+
+
 def _turn_and_sum_b(out, size, x, x_row, right, down, k, columns, space):
     """_sum_b of transposed quadrants: x, (columns, k). space: for LANES rows of four panels."""
     apart = np.int64(LANES * WIDE)
@@ -188,7 +197,17 @@ def _even(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, row
         for r in range(0, rows, most):
             some = min(most, rows - r)
             size, part = most * deep, a + 4 * (p * a_k + r * a_row)
+            # The first panel of b, which no tile has fetched, is while a is summed. (Without, C
+            # takes 2% longer, G 1, D and E 0.5: Zen 4.)
+            width = min(columns, panel_width(columns) * LANES)
+            wanted, length, stride = deep, width, b_k
+            if b_column != 1:
+                wanted, length, stride = width, deep, b_column
+            each = wanted * strip // some + 1
             for i in range(0, some, strip):
+                row = i // strip * each
+                _fetch_quadrants(b + 4 * p * b_k, stride, right, down, row,
+                                 min(row + each, wanted), length)
                 to, x, count = sums + 4 * i * deep, part + 4 * i * a_row, min(strip, some - i)
                 if a_k == 1:
                     _sum_a(to, size, deep, x, a_row, deep, rows * a_row, count, deep, np.int64(0))
