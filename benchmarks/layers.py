@@ -26,6 +26,7 @@ from femtogpt.activations import allocate_activations, constants
 from femtogpt.layers.precision import use
 from femtogpt.layers.turns import NO_TURN
 from femtogpt.machine import available_processors
+from femtogpt.matrices import allocate_turned, are_turned, as_they_are, turn
 from femtogpt.model import initial_parameters
 from femtogpt.passes import kernel_for, loss_and_some_gradients
 from femtogpt.tensors import lined_up_vectors, views
@@ -70,6 +71,10 @@ def one_micro_batch(name, seconds, precision="float32"):
     g, p = views(gradients, config), views(parameters, config)
     k = constants(config, bfloat16=use(precision))
     a, L = allocate_activations(config, sequences), config.num_layers
+    w = as_they_are(p)
+    if are_turned(config):
+        w = allocate_turned(config)
+        turn(w, p, 0, L)
     keys = np.arange(sequences, dtype=np.uint64)
     (forward, backward), clocks = clocked()
     compiled = kernel_for(g, a, p, k)
@@ -77,10 +82,10 @@ def one_micro_batch(name, seconds, precision="float32"):
     while time.perf_counter() < until or len(whole) < 8:
         clocks.clear()
         forward(g.head_weight, g.head_bias, a, p, tokens, targets, k, 1e-3, 0.0, keys, NO_TURN)
-        backward(g, a, p, tokens, k, 0.0, keys, L, 0, False, NO_TURN)
+        backward(g, a, p, w, tokens, k, 0.0, keys, L, 0, False, NO_TURN)
         parts.append(dict(clocks))
         whole.append(milliseconds(lambda: loss_and_some_gradients(
-            g, a, p, tokens, targets, k, 1e-3, 0.0, keys, L, 0, False, NO_TURN, compiled)))
+            g, a, p, tokens, targets, k, 1e-3, 0.0, keys, L, 0, False, NO_TURN, compiled, w)))
     middle = {key: 1e3 * float(np.median([part[key] for part in parts[3:]])) for key in parts[0]}
     took, core = float(np.median(whole[3:])), Sgemm(1)
     peak = 2 * PRODUCT**3 / min(milliseconds(core.step) for _ in range(12))
@@ -133,11 +138,16 @@ def whole_steps(name, threads, optimizer, seconds, precision):
         whole, engine.in_turn = milliseconds(ours.step) / 1e3, measured
         took = milliseconds(step) / 1e3
         *passes, (update, _) = clocks  # of each pass the shards, then their sum
+        turning = 0.0
+        if are_turned(ours.config):
+            (turning, _), *passes = passes
         shards, adding = (sum(took for took, _ in passes[kind::2]) for kind in (0, 1))
-        parts.append((whole, shards, adding, update, took - shards - adding - update,
+        rest = took - turning - shards - adding - update
+        parts.append((whole, turning, shards, adding, update, rest,
                       sum(waiting for _, waiting in clocks) / threads))
     middle = 1e3 * np.median(parts[3:], axis=0)
-    keys = ("step", "shards", "sum", optimizer, "rest", "of these, threads waited")
+    keys = ("step", "matrices turned", "shards", "sum", optimizer, "rest",
+            "of these, threads waited")
     return dict(zip(keys, middle.tolist(), strict=True))
 
 

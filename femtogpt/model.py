@@ -126,9 +126,9 @@ def block_forward(a, p, l, k, rate, sequence_keys):
 
 
 @inlined
-def block_backward(g, a, p, l, k, rate, sequence_keys, fresh):
+def block_backward(g, a, p, w, l, k, rate, sequence_keys, fresh):
     """Block l: a.dx, the gradient of a.x[2 l + 2], becomes that of a.x[2 l]. Adds to g;
-    fresh: overwrites the matrices there."""
+    fresh: overwrites the matrices there. w: p's matrices, as in matrices.py."""
     N = a.x.shape[1]
     rows = N // sequence_keys.size  # T
 
@@ -139,10 +139,10 @@ def block_backward(g, a, p, l, k, rate, sequence_keys, fresh):
         norm_forward(norm, a.mean[2 * l + 1], a.rstd[2 * l + 1], x,
                      p.mlp_norm_gain[l], p.mlp_norm_bias[l])
     linear_backward(a.dgelu, g.down_weight[l], g.down_bias[l],
-                    a.dx, gelu, p.down_weight[l], fresh, k.bfloat16)
+                    a.dx, gelu, w.down_weight[l], fresh, k.bfloat16)
     gelu_backward(a.dgelu, a.slope[l])
     linear_backward(a.dnorm, g.up_weight[l], g.up_bias[l],
-                    a.dgelu, norm, p.up_weight[l], fresh, k.bfloat16)
+                    a.dgelu, norm, w.up_weight[l], fresh, k.bfloat16)
     if k.normalised_residual:
         move(a.dnorm, a.dx)
     norm_backward(a.dx, g.mlp_norm_gain[l], g.mlp_norm_bias[l], a.dnorm,
@@ -157,7 +157,7 @@ def block_backward(g, a, p, l, k, rate, sequence_keys, fresh):
             part = slice(b * rows, (b + 1) * rows)
             dropout_backward(dbranch[part], a.dx[part], rate, a.keys[b], 0, a.dx.shape[1], 1)
     linear_backward(a.dnorm, g.projection_weight[l], g.projection_bias[l],
-                    dbranch, a.attention[l], p.projection_weight[l], fresh, k.bfloat16)
+                    dbranch, a.attention[l], w.projection_weight[l], fresh, k.bfloat16)
     draw_keys(a.keys, sequence_keys, 2 * l)
     attention_backward(a.dqkv, a.dnorm, a.attention[l], a.weights[l], a.qkv[l], k.num_heads, rate,
                        a.keys)
@@ -174,7 +174,7 @@ def block_backward(g, a, p, l, k, rate, sequence_keys, fresh):
         norm_forward(norm, a.mean[2 * l], a.rstd[2 * l], x,
                      p.attention_norm_gain[l], p.attention_norm_bias[l])
     linear_backward(a.dnorm[:D], g.query_key_value_weight[l], None,
-                    a.dqkv[:D], norm, p.query_key_value_weight[l], fresh, k.bfloat16)
+                    a.dqkv[:D], norm, w.query_key_value_weight[l], fresh, k.bfloat16)
     if k.normalised_residual:
         move(a.dnorm, a.dx)
     norm_backward(a.dx[:D], g.attention_norm_gain[l], g.attention_norm_bias[l], a.dnorm[:D],
@@ -223,7 +223,7 @@ def model_forward(a, p, tokens, k, rate, sequence_keys):
 
 
 @addressed
-def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, turn):
+def model_backward(g, a, p, w, tokens, k, rate, sequence_keys, top, bottom, fresh, turn):
     """From a.dnorm, the gradient of the last norm, to every parameter's. Adds to g.
 
     Of blocks top - 1 down to bottom; L and 0 are all, and what is above and below them. Stages of
@@ -238,7 +238,7 @@ def model_backward(g, a, p, tokens, k, rate, sequence_keys, top, bottom, fresh, 
         end_stage(turn, V + 1)
     for l in range(top - 1, bottom - 1, -1):
         wait_for(turn, V + 1 + L - l)
-        block_backward(g, a, p, l, k, rate, sequence_keys, fresh)
+        block_backward(g, a, p, w, l, k, rate, sequence_keys, fresh)
         end_stage(turn, V + 1 + L - l)
     if bottom == 0:
         D = a.count[0] if repeats(p, k) else tokens.size

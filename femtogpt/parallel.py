@@ -24,6 +24,7 @@ from .errors import FemtoError
 from .layers import matmul
 from .layers.turns import NO_TURN, Turns
 from .machine import available_processors
+from .matrices import Matrices, allocate_turned, are_turned, as_they_are, turn
 from .optimizer import BLOCK
 from .passes import kernel_for, loss_and_some_gradients, summed_loss
 from .ranks import ALONE, cut
@@ -39,11 +40,12 @@ from .update import NO_LOSSES, sum_then
 
 
 class _Batch(NamedTuple):
-    """What threads compute from. kernel: kernel_for's. p: the parameters' views. The rest is as for
-    loss_and_some_gradients, of the whole batch."""
+    """What threads compute from. kernel: kernel_for's. p: the parameters' views, w: their matrices.
+    The rest is as for loss_and_some_gradients, of the whole batch."""
 
     kernel: Callable
     p: Tensors
+    w: Matrices
     tokens: np.ndarray
     targets: np.ndarray
     keys: np.ndarray
@@ -83,6 +85,7 @@ class Engine:
                             if ranks.size > 1 else None)
         self.constants = constants(config, bfloat16=bfloat16)
         self.gradients = self._seen = None
+        self._turned = allocate_turned(config) if are_turned(config) else None
         self._adamw_parameters = count_adamw_parameters(config)
         self._large = is_large(config)
         # A small model's in one call, but where something is to happen in between; a large one's
@@ -128,7 +131,7 @@ class Engine:
             self._gradient_views = [views(g[: parameters.size], self.config)
                                     for g in self.gradients]
             self._squares = np.empty(-(-parameters.size // BLOCK))
-        batch = _Batch(self._kernel_for(parameters), self._views(parameters),
+        batch = _Batch(self._kernel_for(parameters), *self._views(parameters),
                        windows[:, :-1].ravel(), windows[:, 1:].ravel(), keys, rate,
                        1 / (self.batch_size * self.config.num_tokens))
         losses, last_pass = np.zeros(self._places[-1][1]), self.passes[-1]
@@ -139,6 +142,8 @@ class Engine:
             if told:
                 told.begin(self.gradients, pairs, len(rows))
             phases = [self._shards(batch, range(*own), rows, losses, told)]
+            if self._turned and each is self.passes[0]:
+                phases.insert(0, self._turning(batch))
             if not told:
                 phases.append(self._adding(self.gradients, pairs, self._squares, losses,
                                            update if each is last_pass and at_once else None))
@@ -166,15 +171,20 @@ class Engine:
                 for shard, row in zip(own, rows, strict=True)]
         return functools.partial(self._compute, batch), crew * jobs
 
-    def _compute_all(self, batch, _, left):
+    def _turning(self, batch):
+        """A phase for all threads: batch.w's layers, of batch.p's."""
+        return (lambda _, layers: turn(batch.w, batch.p, *layers),
+                self._cut(self.config.num_layers, self.threads))
+
+    def _compute_all(self, batch, stage, left):
         """Whole shards, until none is left."""
         with self._activations() as spaces:
             batch.kernel(self.gradients, self._adamw_parameters, self._gradient_views[0],
-                         self._space(spaces, self.micro_batch), batch.p, batch.tokens,
+                         self._space(spaces, self.micro_batch), batch.p, batch.w, batch.tokens,
                          batch.targets, self.constants, batch.scale, batch.rate, batch.keys,
-                         self.config.num_layers, 0, True, NO_TURN, *left)
+                         self.config.num_layers, 0, True, NO_TURN, stage.before, *left)
 
-    def _compute(self, batch, _, job):
+    def _compute(self, batch, stage, job):
         """Micro-batches of a shard."""
         turns, row, told = job
         L = self.config.num_layers
@@ -185,7 +195,7 @@ class Engine:
             first, last = number == 0, number == turns.last
             if first:  # behind these are the blocks' matrices, which are overwritten
                 self.gradients[row, : self._adamw_parameters] = 0
-            rest = (first, turns.turn(number), batch.kernel)
+            rest = (first, turns.turn(number), batch.kernel, batch.w, stage.before)
             if not (told and last):
                 return loss_and_some_gradients(*arguments, L, 0, *rest)
             losses = []
@@ -201,15 +211,17 @@ class Engine:
             raise
 
     def _views(self, parameters):
-        """Their views, made once: a step's Python counts, where a model is small."""
+        """Their views, and Matrices for them, made once: a step's Python counts, where a model is
+        small."""
         if parameters is not self._seen:
-            self._seen, self._seen_views = parameters, views(parameters, self.config)
+            p = views(parameters, self.config)
+            self._seen, self._seen_views = parameters, (p, self._turned or as_they_are(p))
             self._kernels = {}
         return self._seen_views
 
     def _kernel_for(self, parameters, backward=True):
         """A pass's, looked up once; and compiled, where it is not, by the caller's thread."""
-        p = self._views(parameters)
+        p, _ = self._views(parameters)
         if backward not in self._kernels:
             with self._activations() as spaces:
                 a = self._space(spaces, self.micro_batch)
@@ -224,7 +236,7 @@ class Engine:
 
     def mean_loss(self, parameters, windows):
         """The mean loss in nats over all positions of windows (any number of them)."""
-        p, kernel = self._views(parameters), self._kernel_for(parameters, backward=False)
+        (p, _), kernel = self._views(parameters), self._kernel_for(parameters, backward=False)
         tokens, targets = windows[:, :-1].ravel(), windows[:, 1:].ravel()
         keys = np.zeros(len(windows), np.uint64)
         count = max(1, len(windows) // self.micro_batch)

@@ -14,11 +14,13 @@ from numba.extending import intrinsic
 
 from .layers.numeric import allocation_free, by_address, code_of_types, of_types
 from .layers.rows import fill_row
-from .layers.together import take
+from .layers.together import take, wait_for_all
 from .layers.turns import NO_TURN
+from .matrices import as_they_are, matrices_type
 from .model import forward_and_head, model_backward
 
 NUMBER, REAL, IDS, SEQUENCES = types.int64, types.float64, types.int64[::1], types.uint64[::1]
+NO_FLAGS = np.zeros(0, np.int64)
 call_forward = by_address(forward_and_head, types.float64)
 call_backward = by_address(model_backward, types.none)
 
@@ -50,8 +52,8 @@ if numba.config.DISABLE_JIT:
 
 
 @allocation_free
-def micro_batches(forward, backward, gradients, cleared, g, a, p, tokens, targets, k, scale, rate,
-                  sequence_keys, top, bottom, fresh, turn, parts, losses, taken):
+def micro_batches(forward, backward, gradients, cleared, g, a, p, w, tokens, targets, k, scale,
+                  rate, sequence_keys, top, bottom, fresh, turn, ready, parts, losses, taken):
     """loss_and_some_gradients of parts of a batch, one after the other, until there is none left
     that no other thread has taken.
 
@@ -59,7 +61,8 @@ def micro_batches(forward, backward, gradients, cleared, g, a, p, tokens, target
     parts: (n, 3), of each (start, stop) in sequences, so many times those of a micro-batch, which
     a is for; and the row of gradients that is its own. losses: (n,), becomes theirs.
     gradients: (rows, P or more); the first `cleared` of a row are set to 0 before. g: views of
-    row 0. taken: a counter.
+    row 0. ready: flags (together.py) of w, which backward waits for; should it fail, the rest is
+    not done. taken: a counter.
     """
     B, L = a.keys.size, a.qkv.shape[0]
     T = tokens.size // sequence_keys.size
@@ -75,7 +78,9 @@ def micro_batches(forward, backward, gradients, cleared, g, a, p, tokens, target
                 loss += call_forward(forward, own.head_weight, own.head_bias, a, p, tokens[part],
                                      targets[part], k, scale, rate, keys, turn)
             if scale != 0:
-                call_backward(backward, own, a, p, tokens[part], k, rate, keys, top, bottom,
+                if not wait_for_all(ready):
+                    return
+                call_backward(backward, own, a, p, w, tokens[part], k, rate, keys, top, bottom,
                               fresh and b == start, turn)
         losses[number] = loss
         number = take(taken)
@@ -87,37 +92,39 @@ def kernel_for(g, a, p, k, backward=True):
     real = typeof(p.head_bias)
     rows = types.Array(real.dtype, 2, "C")
     back = code_of_backward(g, a, p, k) if backward else 0
-    weight, bias = typeof(g.head_weight), typeof(g.head_bias)
+    weight, bias, w = typeof(g.head_weight), typeof(g.head_bias), matrices_type(p)
     g, a, p, k = map(typeof, (g, a, p, k))
     forward = (weight, bias, a, p, IDS, IDS, k, REAL, REAL, SEQUENCES, NUMBER)
-    whole = (NUMBER, NUMBER, rows, NUMBER, g, a, p, IDS, IDS, k, REAL, REAL, SEQUENCES, NUMBER,
-             NUMBER, types.boolean, NUMBER, types.int64[:, ::1], types.float64[::1], IDS)
+    whole = (NUMBER, NUMBER, rows, NUMBER, g, a, p, w, IDS, IDS, k, REAL, REAL, SEQUENCES, NUMBER,
+             NUMBER, types.boolean, NUMBER, IDS, types.int64[:, ::1], types.float64[::1], IDS)
     return functools.partial(
         of_types(micro_batches, whole), code_of_types(forward_and_head, forward), back)
 
 
 def code_of_backward(g, a, p, k):
     """code_of_types of model_backward, for arguments of these types."""
+    w = matrices_type(p)
     g, a, p, k = map(typeof, (g, a, p, k))
-    return code_of_types(model_backward, (g, a, p, IDS, k, REAL, SEQUENCES, NUMBER, NUMBER,
+    return code_of_types(model_backward, (g, a, p, w, IDS, k, REAL, SEQUENCES, NUMBER, NUMBER,
                                           types.boolean, NUMBER))
 
 
 def loss_and_some_gradients(g, a, p, tokens, targets, k, scale, rate, sequence_keys, top, bottom,
-                            fresh, turn, kernel=None):
+                            fresh, turn, kernel=None, w=None, ready=NO_FLAGS):
     """loss_and_gradients in parts, each of which goes on from the one before.
 
     top, bottom: it goes back through blocks top - 1 to bottom. With top L the forward and the head
     come first, and it returns the loss (else 0); with bottom 0 the embedding comes last.
     fresh: the blocks' matrices in g hold nothing yet, and are overwritten. turn: as in turns.py.
     kernel: as kernel_for gives it. With top L and bottom 0 there may be several times the sequences
-    that a is for, which are then micro-batches.
+    that a is for, which are then micro-batches. w: p's matrices as in matrices.py [default: as they
+    are]. ready: flags of w (together.py); should it fail, the loss is 0.
     """
     kernel = kernel or kernel_for(g, a, p, k, scale != 0)
     loss, taken = np.zeros(1), np.zeros(1, np.int64)
-    kernel(np.empty((1, 0), p.head_bias.dtype), 0, g, a, p, tokens, targets, k, scale, rate,
-           sequence_keys, top, bottom, fresh, turn, np.array([[0, sequence_keys.size, 0]]), loss,
-           taken)
+    kernel(np.empty((1, 0), p.head_bias.dtype), 0, g, a, p, w or as_they_are(p), tokens, targets, k,
+           scale, rate, sequence_keys, top, bottom, fresh, turn, ready,
+           np.array([[0, sequence_keys.size, 0]]), loss, taken)
     return float(loss[0])
 
 

@@ -7,13 +7,15 @@ import math
 from .activations import HUGE, activation_shapes
 from .layers.strassen import LEAST
 from .machine import available_processors
+from .matrices import are_turned
 from .ranks import ALONE, cut
 from .reduction import Branches
-from .tensors import count_parameters
+from .tensors import count_adamw_parameters, count_parameters
 
-# Parameters of a model whose gradients rather wait for each other than lie side by side: E holds 15
-# MB less so, and a step takes as long (Zen 5).
-LARGE = 3_000_000
+# Parameters of a model that all threads can share a shard of; and of one whose gradients rather
+# wait for each other than lie side by side. (E, waiting, holds 15 MB less and takes 1% longer: Zen
+# 4.)
+LARGE, IN_PASSES = 3_000_000, 16_000_000
 
 
 def is_large(config):
@@ -52,7 +54,7 @@ def shards_at_once(config, shards, threads):
     times more that every thread has one. A huge one's threads share one. shards: of a batch."""
     if count_parameters(config) > HUGE:
         return 1
-    at_once = 1 if is_large(config) else shards
+    at_once = 1 if count_parameters(config) > IN_PASSES else shards
     while at_once < threads:
         at_once *= 2
     return at_once
@@ -70,8 +72,8 @@ def micro_batch_size(config, shards):
 
 def memory_to_train(config, batch_size, threads=None, accumulate=1):
     """An estimate in bytes of what training holds: parameters, two moments, a gradient for each
-    shard in work and each sum that waits, each thread's activations, and some 150 MB for Python
-    and its libraries."""
+    shard in work and each sum that waits, each thread's activations, the matrices that are turned,
+    and some 130 MB for Python and its libraries."""
     threads = threads or available_processors()
     shards = count_shards(config, batch_size)
     sequences = micro_batch_size(config, cut(batch_size, shards))
@@ -81,4 +83,6 @@ def memory_to_train(config, batch_size, threads=None, accumulate=1):
     at_once = 1 if count_parameters(config) > HUGE else accumulate * shards
     at_work = min(threads, at_once * of_shard)
     numbers = count_parameters(config) * (3 + branches.rows) + at_work * activations
-    return 4 * numbers + 150_000_000
+    if are_turned(config):
+        numbers += count_parameters(config) - count_adamw_parameters(config)
+    return 4 * numbers + 130_000_000

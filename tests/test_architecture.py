@@ -21,7 +21,7 @@ LEVELS = [
      "diagnosis", "estimate", "network", "quickstart", "writing",
      "inspection", "search", "surgery", "exchange"},
     {"about", "checkpoint", "damage", "durable", "looks", "run", "curve", "data", "batches",
-     "cache", "token_files", "activations", "model", "passes",
+     "cache", "token_files", "activations", "matrices", "model", "passes",
      "parallel", "shards", "crew", "reduction", "ranks", "optimizer", "muon", "update"},
     {"config", "tensors", "layers", "tokenizer", "drawing", "machine", "launch", "watchdog",
      "webpage", "errors"},

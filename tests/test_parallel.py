@@ -2,6 +2,7 @@
 number of threads."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from femtogpt.activations import activation_shapes, allocate_activations, consta
 from femtogpt.batches import draw_batch
 from femtogpt.config import GPTConfig
 from femtogpt.layers.turns import NO_TURN
+from femtogpt.matrices import turn
 from femtogpt.model import HEAD_COLUMNS, initial_parameters
 from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, sum_shards, sum_tree
 from femtogpt.parallel import Engine
@@ -68,21 +70,74 @@ def test_large_gradients_wait_for_each_other_to_the_same_bits(threads, monkeypat
     results, rows = [], []
     for large in (10**9, 0):
         monkeypatch.setattr(shards, "LARGE", large)
+        monkeypatch.setattr(shards, "IN_PASSES", large)
         with Engine(CONFIG, 12, threads) as engine:
             assert len(engine.shards) == 8
             _, sums, squares = engine.loss_and_gradient(parameters(), windows, 0.2, keys)
             results.append((sums.tobytes(), squares.tobytes()))
             rows.append(len(engine.gradients))
-            assert memory_to_train(CONFIG, 12, threads) == 150_000_000 + 4 * (
+            assert memory_to_train(CONFIG, 12, threads) == 130_000_000 + 4 * (
                 (3 + rows[-1]) * count_parameters(CONFIG) + threads * sum(
                     map(math.prod, activation_shapes(CONFIG, engine.micro_batch))))
     assert results[0] == results[1]
     assert rows == [8, {1: 4, 2: 4, 3: 5}[threads]]
 
 
+@pytest.fixture(params=[10**9, 0], ids=["small", "large"])
+def turned(request, monkeypatch):
+    """A function that has matrices be turned, or not, of models that are small or large."""
+    def set_to(whether):
+        for module in (parallel, shards):
+            monkeypatch.setattr(module, "are_turned", lambda _: whether)
+
+    monkeypatch.setattr(shards, "LARGE", request.param)
+    monkeypatch.setattr(shards, "IN_PASSES", request.param)
+    return set_to
+
+
+def test_matrices_are_turned_again_at_each_step_and_change_no_bit(turned, monkeypatch):
+    def late(w, p, first, last):
+        time.sleep(0.05 * first)
+        turn(w, p, first, last)
+
+    monkeypatch.setattr(parallel, "turn", late)
+    results = set()
+    for whether, threads in ((False, 1), (True, 1), (True, 2), (True, 5)):
+        turned(whether)
+        flat = parameters()
+        with Engine(CONFIG, 12, threads) as engine:
+            for step in range(2):
+                windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 12, 3, step)
+                _, sums, _ = engine.loss_and_gradient(flat, windows, 0.2, keys)
+                flat -= sums
+        results.add(flat.tobytes())
+    assert len(results) == 1
+
+
+def test_turned_matrices_are_counted_in_the_memory_it_takes(turned):
+    memory = []
+    for whether in (False, True):
+        turned(whether)
+        memory.append(memory_to_train(CONFIG, 12))
+    L, C = CONFIG.num_layers, CONFIG.embedding_degree
+    assert memory[1] - memory[0] == 4 * 12 * L * C**2
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_who_waits_for_the_matrices_ends_when_they_fail(threads, turned, monkeypatch):
+    def fail(*_):
+        raise MemoryError("no more")
+
+    turned(True)
+    monkeypatch.setattr(parallel, "turn", fail)
+    windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 12, 3, 4)
+    with Engine(CONFIG, 12, threads) as engine, pytest.raises(MemoryError, match="no more"):
+        engine.loss_and_gradient(parameters(), windows, 0.0, keys)
+
+
 def test_threads_that_have_no_shard_share_those_of_large_models(monkeypatch):
     def compute(*arguments, compute=loss_and_some_gradients):
-        waiting.add(arguments[-2] != NO_TURN)
+        waiting.add(arguments[12] != NO_TURN)
         return compute(*arguments)
 
     monkeypatch.setattr(parallel, "loss_and_some_gradients", compute)
@@ -102,7 +157,7 @@ def test_threads_that_have_no_shard_share_those_of_large_models(monkeypatch):
 @pytest.fixture
 def huge(monkeypatch):
     """Any model is a huge one."""
-    for name in ("activations.HUGE", "shards.HUGE", "shards.LARGE"):
+    for name in ("activations.HUGE", "matrices.HUGE", "shards.HUGE", "shards.LARGE"):
         monkeypatch.setattr(f"femtogpt.{name}", 0)
 
 
@@ -130,8 +185,7 @@ def test_threads_add_to_a_huge_gradient_in_turn_to_the_same_bits(accumulate, hug
 @pytest.mark.parametrize("number", [0, 3])
 def test_who_waits_for_a_turn_ends_when_another_fails(number, huge, monkeypatch):
     def compute(*arguments, compute=loss_and_some_gradients):
-        *_, turn, _ = arguments
-        turns.append(turn)
+        turns.append(arguments[12])
         if len(turns) == number + 1:
             raise MemoryError("no more")
         return compute(*arguments)
@@ -150,7 +204,7 @@ def test_memory_of_a_huge_model_is_that_of_one_gradient(huge):
         with Engine(CONFIG, 12, threads) as engine:
             activations = sum(map(math.prod, activation_shapes(CONFIG, engine.micro_batch)))
             at_work = min(threads, -(-12 // engine.micro_batch))
-        assert memory_to_train(CONFIG, 12, threads) == 150_000_000 + 4 * (
+        assert memory_to_train(CONFIG, 12, threads) == 130_000_000 + 4 * (
             4 * count_parameters(CONFIG) + at_work * activations)
 
 
@@ -196,7 +250,7 @@ def test_memory_hardly_grows_with_what_is_accumulated():
             engine.loss_and_gradient(parameters(), windows, 0.0, keys)
             rows = len(engine.gradients)
         activations = sum(map(math.prod, activation_shapes(CONFIG, engine.micro_batch)))
-        assert memory_to_train(CONFIG, 12, threads, accumulate) == 150_000_000 + 4 * (
+        assert memory_to_train(CONFIG, 12, threads, accumulate) == 130_000_000 + 4 * (
             (3 + rows) * count_parameters(CONFIG) + min(threads, len(engine.shards)) * activations)
 
 
