@@ -46,11 +46,14 @@ def matrices_type(p):
     return types.NamedTuple([types.Array(typeof(p.head_bias).dtype, 3, "A")] * 4, Matrices)
 
 
-@allocation_free
 def turn(w, p, first, last):
     """Those of layers first to last of p into w, which allocate_turned made."""
+    for field in Matrices._fields:
+        _turn(getattr(w, field), getattr(p, field), first, last)
+
+
+@allocation_free
+def _turn(out, x, first, last):
+    """out[l] = x[l] of some layers, of which out's columns are contiguous. Both: (L, I, O)."""
     for l in range(first, last):
-        transpose(w.query_key_value_weight[l].T, p.query_key_value_weight[l])
-        transpose(w.projection_weight[l].T, p.projection_weight[l])
-        transpose(w.up_weight[l].T, p.up_weight[l])
-        transpose(w.down_weight[l].T, p.down_weight[l])
+        transpose(out[l].T, x[l])
