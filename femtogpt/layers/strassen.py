@@ -244,10 +244,9 @@ if COMPILED:
 
 
 @inlined
-def pays(c_stride, rows, k, columns):
-    """Whether strassen is faster: where sums are used for long, and vectors lie within lines of
-    the cache in every quadrant of out."""
-    return rows >= 128 and min(k, columns) >= LEAST and c_stride % LANES == 0
+def pays(rows, k, columns):
+    """Whether strassen is faster: where sums are used for long."""
+    return rows >= 128 and min(k, columns) >= LEAST
 
 
 def _strassen(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns):
@@ -271,7 +270,7 @@ strassen = standalone(_strassen) if COMPILED else None
 
 def _product(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k, columns):
     """blocks.tiled, or strassen where that pays."""
-    if pays(c_stride, rows, k, columns):
+    if pays(rows, k, columns):
         strassen(c, c_stride, start, start_stride, a, a_row, a_k, b, b_k, b_column, rows, k,
                  columns)
     else:
