@@ -26,7 +26,7 @@ from femtogpt.activations import allocate_activations, constants
 from femtogpt.layers.precision import use
 from femtogpt.layers.turns import NO_TURN
 from femtogpt.machine import available_processors
-from femtogpt.matrices import allocate_turned, are_turned, as_they_are, turn
+from femtogpt.matrices import allocate_transposed, are_transposed, as_they_are, transpose_layers
 from femtogpt.model import initial_parameters
 from femtogpt.passes import kernel_for, loss_and_some_gradients
 from femtogpt.tensors import lined_up_vectors, views
@@ -72,9 +72,9 @@ def one_micro_batch(name, seconds, precision="float32"):
     k = constants(config, bfloat16=use(precision))
     a, L = allocate_activations(config, sequences), config.num_layers
     w = as_they_are(p)
-    if are_turned(config):
-        w = allocate_turned(config)
-        turn(w, p, 0, L)
+    if are_transposed(config):
+        w = allocate_transposed(config)
+        transpose_layers(w, p, 0, L)
     keys = np.arange(sequences, dtype=np.uint64)
     (forward, backward), clocks = clocked()
     compiled = kernel_for(g, a, p, k)
@@ -138,15 +138,15 @@ def whole_steps(name, threads, optimizer, seconds, precision):
         whole, engine.in_turn = milliseconds(ours.step) / 1e3, measured
         took = milliseconds(step) / 1e3
         *passes, (update, _) = clocks  # of each pass the shards, then their sum
-        turning = 0.0
-        if are_turned(ours.config):
-            (turning, _), *passes = passes
+        transposing = 0.0
+        if are_transposed(ours.config):
+            (transposing, _), *passes = passes
         shards, adding = (sum(took for took, _ in passes[kind::2]) for kind in (0, 1))
-        rest = took - turning - shards - adding - update
-        parts.append((whole, turning, shards, adding, update, rest,
+        rest = took - transposing - shards - adding - update
+        parts.append((whole, transposing, shards, adding, update, rest,
                       sum(waiting for _, waiting in clocks) / threads))
     middle = 1e3 * np.median(parts[3:], axis=0)
-    keys = ("step", "matrices turned", "shards", "sum", optimizer, "rest",
+    keys = ("step", "matrices transposed", "shards", "sum", optimizer, "rest",
             "of these, threads waited")
     return dict(zip(keys, middle.tolist(), strict=True))
 

@@ -24,7 +24,13 @@ from .errors import FemtoError
 from .layers import matmul
 from .layers.turns import NO_TURN, Turns
 from .machine import available_processors
-from .matrices import Matrices, allocate_turned, are_turned, as_they_are, turn
+from .matrices import (
+    Matrices,
+    allocate_transposed,
+    are_transposed,
+    as_they_are,
+    transpose_layers,
+)
 from .optimizer import BLOCK
 from .passes import kernel_for, loss_and_some_gradients, summed_loss
 from .ranks import ALONE, cut
@@ -85,7 +91,7 @@ class Engine:
                             if ranks.size > 1 else None)
         self.constants = constants(config, bfloat16=bfloat16)
         self.gradients = self._seen = None
-        self._turned = allocate_turned(config) if are_turned(config) else None
+        self._transposed = allocate_transposed(config) if are_transposed(config) else None
         self._adamw_parameters = count_adamw_parameters(config)
         self._large = is_large(config)
         # A small model's in one call, but where something is to happen in between; a large one's
@@ -142,8 +148,8 @@ class Engine:
             if told:
                 told.begin(self.gradients, pairs, len(rows))
             phases = [self._shards(batch, range(*own), rows, losses, told)]
-            if self._turned and each is self.passes[0]:
-                phases.insert(0, self._turning(batch))
+            if self._transposed and each is self.passes[0]:
+                phases.insert(0, self._transposing(batch))
             if not told:
                 phases.append(self._adding(self.gradients, pairs, self._squares, losses,
                                            update if each is last_pass and at_once else None))
@@ -171,9 +177,9 @@ class Engine:
                 for shard, row in zip(own, rows, strict=True)]
         return functools.partial(self._compute, batch), crew * jobs
 
-    def _turning(self, batch):
+    def _transposing(self, batch):
         """A phase for all threads: batch.w's layers, of batch.p's."""
-        return (lambda _, layers: turn(batch.w, batch.p, *layers),
+        return (lambda _, layers: transpose_layers(batch.w, batch.p, *layers),
                 self._cut(self.config.num_layers, self.threads))
 
     def _compute_all(self, batch, stage, left):
@@ -215,7 +221,7 @@ class Engine:
         small."""
         if parameters is not self._seen:
             p = views(parameters, self.config)
-            self._seen, self._seen_views = parameters, (p, self._turned or as_they_are(p))
+            self._seen, self._seen_views = parameters, (p, self._transposed or as_they_are(p))
             self._kernels = {}
         return self._seen_views
 

@@ -7,7 +7,7 @@ import math
 from .activations import HUGE, activation_shapes
 from .layers.strassen import LEAST
 from .machine import available_processors
-from .matrices import are_turned
+from .matrices import are_transposed
 from .ranks import ALONE, cut
 from .reduction import Branches
 from .tensors import count_adamw_parameters, count_parameters
@@ -72,8 +72,8 @@ def micro_batch_size(config, shards):
 
 def memory_to_train(config, batch_size, threads=None, accumulate=1):
     """An estimate in bytes of what training holds: parameters, two moments, a gradient for each
-    shard in work and each sum that waits, each thread's activations, the matrices that are turned,
-    and some 130 MB for Python and its libraries."""
+    shard in work and each sum that waits, each thread's activations, matrices transposed for
+    backward, and some 130 MB for Python and its libraries."""
     threads = threads or available_processors()
     shards = count_shards(config, batch_size)
     sequences = micro_batch_size(config, cut(batch_size, shards))
@@ -83,6 +83,6 @@ def memory_to_train(config, batch_size, threads=None, accumulate=1):
     at_once = 1 if count_parameters(config) > HUGE else accumulate * shards
     at_work = min(threads, at_once * of_shard)
     numbers = count_parameters(config) * (3 + branches.rows) + at_work * activations
-    if are_turned(config):
+    if are_transposed(config):
         numbers += count_parameters(config) - count_adamw_parameters(config)
     return 4 * numbers + 130_000_000

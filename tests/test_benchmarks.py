@@ -20,6 +20,6 @@ def test_where_a_step_s_time_goes(name, optimizer):
     functions, parts = told["micro_batch"]["functions_ms"], told["step_ms"]
     assert {"linear_forward", "linear_backward", "attention_backward"} < set(functions)
     assert all(ms > 0 for ms in functions.values())
-    assert list(parts)[:5] == ["step", "matrices turned", "shards", "sum", optimizer]
+    assert list(parts)[:5] == ["step", "matrices transposed", "shards", "sum", optimizer]
     assert all(parts[part] > 0 for part in ("step", "shards", "sum", optimizer))
-    assert (parts["matrices turned"] > 0) == (name == "C") and min(parts.values()) >= 0
+    assert (parts["matrices transposed"] > 0) == (name == "C") and min(parts.values()) >= 0

@@ -12,7 +12,7 @@ from femtogpt.activations import activation_shapes, allocate_activations, consta
 from femtogpt.batches import draw_batch
 from femtogpt.config import GPTConfig
 from femtogpt.layers.turns import NO_TURN
-from femtogpt.matrices import turn
+from femtogpt.matrices import transpose_layers
 from femtogpt.model import HEAD_COLUMNS, initial_parameters
 from femtogpt.optimizer import BLOCK, OPTIMIZERS, fresh_state, sum_shards, sum_tree
 from femtogpt.parallel import Engine
@@ -84,26 +84,26 @@ def test_large_gradients_wait_for_each_other_to_the_same_bits(threads, monkeypat
 
 
 @pytest.fixture(params=[10**9, 0], ids=["small", "large"])
-def turned(request, monkeypatch):
-    """A function that has matrices be turned, or not, of models that are small or large."""
+def transposed(request, monkeypatch):
+    """A function that has matrices be transposed, or not, of models that are small or large."""
     def set_to(whether):
         for module in (parallel, shards):
-            monkeypatch.setattr(module, "are_turned", lambda _: whether)
+            monkeypatch.setattr(module, "are_transposed", lambda _: whether)
 
     monkeypatch.setattr(shards, "LARGE", request.param)
     monkeypatch.setattr(shards, "IN_PASSES", request.param)
     return set_to
 
 
-def test_matrices_are_turned_again_at_each_step_and_change_no_bit(turned, monkeypatch):
+def test_matrices_are_transposed_again_at_each_step_and_change_no_bit(transposed, monkeypatch):
     def late(w, p, first, last):
         time.sleep(0.05 * first)
-        turn(w, p, first, last)
+        transpose_layers(w, p, first, last)
 
-    monkeypatch.setattr(parallel, "turn", late)
+    monkeypatch.setattr(parallel, "transpose_layers", late)
     results = set()
     for whether, threads in ((False, 1), (True, 1), (True, 2), (True, 5)):
-        turned(whether)
+        transposed(whether)
         flat = parameters()
         with Engine(CONFIG, 12, threads) as engine:
             for step in range(2):
@@ -114,22 +114,22 @@ def test_matrices_are_turned_again_at_each_step_and_change_no_bit(turned, monkey
     assert len(results) == 1
 
 
-def test_turned_matrices_are_counted_in_the_memory_it_takes(turned):
+def test_transposed_matrices_are_counted_in_the_memory_it_takes(transposed):
     memory = []
     for whether in (False, True):
-        turned(whether)
+        transposed(whether)
         memory.append(memory_to_train(CONFIG, 12))
     L, C = CONFIG.num_layers, CONFIG.embedding_degree
     assert memory[1] - memory[0] == 4 * 12 * L * C**2
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_who_waits_for_the_matrices_ends_when_they_fail(threads, turned, monkeypatch):
+def test_who_waits_for_the_matrices_ends_when_they_fail(threads, transposed, monkeypatch):
     def fail(*_):
         raise MemoryError("no more")
 
-    turned(True)
-    monkeypatch.setattr(parallel, "turn", fail)
+    transposed(True)
+    monkeypatch.setattr(parallel, "transpose_layers", fail)
     windows, keys = draw_batch(TOKENS, CONFIG.num_tokens, 12, 3, 4)
     with Engine(CONFIG, 12, threads) as engine, pytest.raises(MemoryError, match="no more"):
         engine.loss_and_gradient(parameters(), windows, 0.0, keys)

@@ -106,7 +106,7 @@ if COMPILED:
 def _fetch_quadrants(x, x_row, right, down, first, last, count):
     """Has so many numbers of rows first to last of four quadrants brought near."""
     for row in range(first, last):
-        for byte in range(0, 4 * count, 4 * LANES):
+        for byte in range(0, 4 * count, 64):
             for quadrant in (0, right, down, right + down):
                 fetch(x + 4 * (row * x_row + quadrant) + byte)
 
